@@ -1,0 +1,206 @@
+"""Datasets as uint8 arrays in memory. tfds provides them, without TensorFlow: URLs, downloads, cache, SHA-256 sums."""
+
+import gzip
+import hashlib
+import os
+import sys
+import tempfile
+import threading
+import urllib.request
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import chex
+import numpy as np
+
+from jaxdrill.errors import RunError, UsageError
+
+FILES = {  # array: official idx file
+    "train_images": "train-images-idx3-ubyte.gz",
+    "train_labels": "train-labels-idx1-ubyte.gz",
+    "test_images": "t10k-images-idx3-ubyte.gz",
+    "test_labels": "t10k-labels-idx1-ubyte.gz",
+}
+PROBE_SECONDS = 4.0
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images uint8[N, 28, 28, 1], 0..255, and labels uint8[N], 0..9."""
+
+    name: str
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+
+    def __post_init__(self) -> None:
+        for images, labels in ((self.train_images, self.train_labels), (self.test_images, self.test_labels)):
+            chex.assert_shape(images, (len(labels), 28, 28, 1))
+            chex.assert_type([images, labels], np.uint8)
+
+    @property
+    def sha256(self) -> str:
+        """Of the four arrays' bytes, in the order of the fields."""
+        digest = hashlib.sha256()
+        for name in FILES:
+            digest.update(getattr(self, name).data)
+        return digest.hexdigest()
+
+
+def load(name: str, data_dir: Path | None = None, offline: bool = False) -> Dataset:
+    """A dataset by name; `auto` is MNIST if it can be had, otherwise digits, with a warning.
+
+    Args:
+        name: auto, mnist, fashion_mnist, kmnist or digits.
+        data_dir: a folder with the four official idx files, used instead of cache and network.
+        offline: make no network call.
+
+    Raises:
+        UsageError: the arguments contradict each other.
+        RunError: the dataset asked for cannot be had; nothing half-written is left.
+    """
+    if data_dir is not None and name == "digits":
+        raise UsageError("--data-dir holds idx files, and digits has none; leave out one of the two")
+    if name == "digits":
+        return _digits()
+    wanted = "mnist" if name == "auto" else name
+    if data_dir is not None:
+        return _from_folder(wanted, data_dir)
+    if cached := _read_pack(wanted):
+        return cached
+    try:
+        if offline:
+            raise RunError(f"{wanted} is not in the cache {_cache()}, and --offline forbids a download")
+        return _download(wanted)
+    except RunError as error:
+        ways = "connect to the network once, or give its four idx files with --data-dir"
+        if name != "auto":
+            raise RunError(f"{error}; {ways}") from error
+        print(f"jaxdrill: warning: {error}: training on digits instead (scikit-learn's, 1,437 training and 360 test "
+              f"images), so no number below is one of MNIST; {ways}", file=sys.stderr)  # fmt: skip
+        return _digits()
+
+
+def _cache() -> Path:
+    """The cache folder of tfds."""
+    return Path(os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets").expanduser()
+
+
+def _pack(name: str) -> Path:
+    return _cache() / "jaxdrill" / f"{name}.npz"
+
+
+def _read_pack(name: str, sums: list[str] | None = None) -> Dataset | None:
+    """The packed dataset, or None if there is none, it is damaged, or it was made of files with other sums."""
+    try:
+        with np.load(_pack(name)) as arrays:
+            if sums is not None and arrays["sums"].tolist() != sums:
+                return None
+            return Dataset(name, **{key: arrays[key] for key in FILES})
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, AssertionError):
+        return None
+
+
+def _packed(name: str, files: dict[str, Path], sums: list[str]) -> Dataset:
+    """The dataset in four verified idx files. It is packed for the next start where the cache can be written."""
+    arrays = {}
+    for key, path in files.items():
+        content = np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8)
+        arrays[key] = content[16:].reshape(-1, 28, 28, 1) if key.endswith("images") else content[8:]  # after the header
+    pack, temporary = _pack(name), None
+    try:
+        pack.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=pack.parent, suffix=".tmp", delete=False) as file:
+            temporary = Path(file.name)
+            np.savez(file, sums=np.array(sums), **cast(dict[str, Any], arrays))
+        temporary.replace(pack)
+    except OSError:  # a cache that cannot be written costs time at the next start, not this run
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+    return Dataset(name, **arrays)
+
+
+def _registered(name: str) -> dict[str, Any]:
+    """tfds's URL and SHA-256 sum of each idx file, by file name."""
+    import tensorflow_datasets as tfds  # slow, and not needed once the dataset is packed
+
+    infos = cast(Any, tfds.builder_cls(name)).url_infos
+    return {url.rsplit("/", 1)[1]: (url, info.checksum) for url, info in infos.items()}
+
+
+def _from_folder(name: str, folder: Path) -> Dataset:
+    """Reads the four official files from a folder, each against its registered sum."""
+    files = {key: folder / file for key, file in FILES.items()}
+    sums = []
+    for path in files.values():
+        try:
+            sums.append(hashlib.sha256(path.read_bytes()).hexdigest())
+        except OSError as error:
+            raise RunError(
+                f"{path} cannot be read ({error.strerror}); --data-dir must hold {', '.join(FILES.values())}"
+            ) from error
+    if cached := _read_pack(name, sums):
+        return cached
+    right = {file: checksum for file, (_, checksum) in _registered(name).items()}
+    for path, found in zip(files.values(), sums, strict=True):
+        if found != right[path.name]:
+            swapped = [file for file, checksum in right.items() if checksum == found]
+            why = f"holds {swapped[0]}" if swapped else f"has SHA-256 {found[:12]}..., not {right[path.name][:12]}..."
+            raise RunError(f"{path} is not the official file of {name}: it {why}; download it again")
+    return _packed(name, files, sums)
+
+
+def _download(name: str) -> Dataset:
+    """Downloads through tfds, which verifies the sums, into tfds's cache."""
+    import tensorflow_datasets as tfds
+
+    registered = _registered(name)
+    urls = {key: registered[file][0] for key, file in FILES.items()}
+    _probe(urls["train_labels"])
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    try:
+        manager = tfds.download.DownloadManager(
+            download_dir=_cache() / "downloads", dataset_name=name, force_checksums_validation=True,
+            url_infos=cast(Any, tfds.builder_cls(name)).url_infos,
+        )  # fmt: skip
+        files = {key: Path(path) for key, path in cast(dict[str, Any], manager.download(urls)).items()}
+    except Exception as error:  # tfds names no common type for what a network, a disk or a wrong sum can do
+        first_line = (str(error).splitlines() or [""])[0]
+        raise RunError(f"{name} could not be downloaded: {type(error).__name__}: {first_line}") from error
+    return _packed(name, files, [registered[file][1] for file in FILES.values()])
+
+
+def _probe(url: str) -> None:
+    """Raises RunError unless the server answers within PROBE_SECONDS; tfds's own retries take minutes."""
+    failure: list[str] = ["no answer"]
+
+    def ask() -> None:
+        try:
+            with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PROBE_SECONDS):
+                failure.clear()
+        except OSError as error:
+            failure[0] = str(getattr(error, "reason", error))
+
+    thread = threading.Thread(target=ask, daemon=True)  # a name look-up knows no time limit of its own
+    thread.start()
+    thread.join(PROBE_SECONDS)
+    if failure:
+        raise RunError(f"{url.split('/')[2]} cannot be reached ({failure[0]})")
+
+
+def _digits() -> Dataset:
+    """scikit-learn's 1,797 handwritten digits, 8x8 with values 0..16: scaled to 0..255, each pixel drawn 3x3, padded
+    by 2 to 28x28; 360 test images in a fixed stratified split."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    images, labels = load_digits(return_X_y=True)
+    images = np.round(images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    images = np.pad(images.repeat(3, axis=1).repeat(3, axis=2), ((0, 0), (2, 2), (2, 2)))[..., None]
+    labels = labels.astype(np.uint8)
+    train, test = train_test_split(np.arange(len(labels)), test_size=360, random_state=0, stratify=labels)
+    return Dataset("digits", images[train], labels[train], images[test], labels[test])
