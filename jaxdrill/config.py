@@ -215,7 +215,7 @@ def _checked(f: dataclasses.Field[Any], before: Any, value: Any, where: str) -> 
     finite = kind is not float or (type(value) is float and math.isfinite(value))
     if type(value) is kind and whole and finite and f.metadata["valid"](value):
         return value
-    hint = nearest(value, f.metadata["allowed"].split(", ")) if isinstance(value, str) and kind is str else ""
+    hint = nearest(value, f.metadata["allowed"].removeprefix("one of ").split(", ")) if isinstance(value, str) and kind is str else ""
     where = where.replace("_", "-") if where.startswith("--") else where
     raise UsageError(f"{where} is {value!r}; allowed: {f.metadata['allowed']}{hint}")
 

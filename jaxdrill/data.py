@@ -96,7 +96,7 @@ def _pack(name: str) -> Path:
 def _read_pack(name: str, sums: list[str] | None = None) -> Dataset | None:
     """The packed dataset, or None if there is none, it is damaged, or it was made of files with other sums."""
     try:
-        with np.load(_pack(name)) as arrays:
+        with _pack(name).open("rb") as file, np.load(file) as arrays:
             if sums is not None and arrays["sums"].tolist() != sums:
                 return None
             return Dataset(name, **{key: arrays[key] for key in FILES})
@@ -123,12 +123,11 @@ def _packed(name: str, files: dict[str, Path], sums: list[str]) -> Dataset:
     return Dataset(name, **arrays)
 
 
-def _registered(name: str) -> dict[str, Any]:
-    """tfds's URL and SHA-256 sum of each idx file, by file name."""
+def _registered(name: str) -> dict[str, tuple[str, Any]]:
+    """By file name, the URL that tfds knows of an idx file, and its registered size and SHA-256 sum."""
     import tensorflow_datasets as tfds  # slow, and not needed once the dataset is packed
 
-    infos = cast(Any, tfds.builder_cls(name)).url_infos
-    return {url.rsplit("/", 1)[1]: (url, info.checksum) for url, info in infos.items()}
+    return {url.rsplit("/", 1)[1]: (url, info) for url, info in cast(Any, tfds.builder_cls(name)).url_infos.items()}
 
 
 def _from_folder(name: str, folder: Path) -> Dataset:
@@ -144,7 +143,7 @@ def _from_folder(name: str, folder: Path) -> Dataset:
             ) from error
     if cached := _read_pack(name, sums):
         return cached
-    right = {file: checksum for file, (_, checksum) in _registered(name).items()}
+    right = {file: info.checksum for file, (_, info) in _registered(name).items()}
     for path, found in zip(files.values(), sums, strict=True):
         if found != right[path.name]:
             swapped = [file for file, checksum in right.items() if checksum == found]
@@ -165,13 +164,13 @@ def _download(name: str) -> Dataset:
     try:
         manager = tfds.download.DownloadManager(
             download_dir=_cache() / "downloads", dataset_name=name, force_checksums_validation=True,
-            url_infos=cast(Any, tfds.builder_cls(name)).url_infos,
+            url_infos=dict(registered.values()),
         )  # fmt: skip
         files = {key: Path(path) for key, path in cast(dict[str, Any], manager.download(urls)).items()}
     except Exception as error:  # tfds names no common type for what a network, a disk or a wrong sum can do
         first_line = (str(error).splitlines() or [""])[0]
         raise RunError(f"{name} could not be downloaded: {type(error).__name__}: {first_line}") from error
-    return _packed(name, files, [registered[file][1] for file in FILES.values()])
+    return _packed(name, files, [registered[file][1].checksum for file in FILES.values()])
 
 
 def _probe(url: str) -> None:

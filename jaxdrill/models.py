@@ -37,7 +37,7 @@ class Block(nnx.Module):
             self.convolution = nnx.Conv(channels, layer.conv, kernel, padding=layer.padding, **shape)
         # PyTorch's constants. Flax's running variance is the biased one (n), PyTorch's the unbiased (n - 1): they
         # differ by less than 1/4,000 here, and training normalises with the biased one in both.
-        norm = dict(momentum=0.9, epsilon=1e-5, rngs=rngs)
+        norm = dict(momentum=0.9, epsilon=1e-5, use_fast_variance=False, rngs=rngs)
         self.batch_norm = nnx.BatchNorm(layer.conv, **norm) if layer.batch_norm else None
         self.relu = layer.relu
         self.dropout_rate = dropout_rate
@@ -51,14 +51,25 @@ class Block(nnx.Module):
 
 
 class Pool(nnx.Module):
-    """Pooling over squares that do not overlap."""
+    """Pooling over squares that do not overlap; rows and columns left over are dropped, as in PyTorch."""
 
     def __init__(self, layer: recipe.Pool) -> None:
-        self.pool = {"max": nnx.max_pool, "average": nnx.avg_pool}[layer.pool]
-        self.size = (layer.size, layer.size)
+        self.pool, self.size = {"max": max_pool, "average": average_pool}[layer.pool], layer.size
 
     def __call__(self, x: jax.Array, train: bool, key: jax.Array | None) -> jax.Array:
-        return self.pool(x, self.size, strides=self.size)
+        return self.pool(x, self.size)
+
+
+def max_pool(x: jax.Array, size: int) -> jax.Array:
+    """The largest of each square; of equal ones the first gets the gradient, as in PyTorch."""
+    return nnx.max_pool(x, (size, size), strides=(size, size))
+
+
+def average_pool(x: jax.Array, size: int) -> jax.Array:
+    """The mean of each square (Flax's own refuses strict dtype promotion)."""
+    batch, side, _, channels = x.shape
+    x = x[:, : side // size * size, : side // size * size]
+    return x.reshape(batch, side // size, size, side // size, size, channels).mean((2, 4))
 
 
 class Network(nnx.Module):

@@ -1,0 +1,85 @@
+"""Strict JAX on two CPU devices, a cache folder of the tests' own, and small recipes and files."""
+
+import gzip
+import hashlib
+import os
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+sys.path.append(str(Path(__file__).parent / "golden"))
+
+from jaxdrill import config, data  # noqa: E402
+
+ROOT = Path(__file__).parent.parent
+TINY = """
+epochs = 2
+batch_size = 512
+data = "digits"
+network = [
+  { conv = 4, kernel = 5, batch_norm = true },   # 24x24
+  { pool = "max", size = 4 },                    #  6x6
+  { conv = 10, kernel = 6, relu = false },       #  1x1
+]
+dropout = { rate = 0.1, after = [1] }
+augmentation = { rotation_degrees = 7 }
+"""
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory, monkeypatch):
+    """No test reads or writes the cache in the home folder."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(tmp_path_factory) -> Path:
+    """A recipe file that compiles in a second: dropout, rotation, batch norm, three steps an epoch on digits."""
+    path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_recipe) -> config.Config:
+    return config.load(str(tiny_recipe))
+
+
+@pytest.fixture(scope="session")
+def digits() -> data.Dataset:
+    return data.load("digits")
+
+
+@pytest.fixture
+def mnist_dir() -> Path:
+    """The folder of the official files."""
+    folder = os.environ.get("JAXDRILL_MNIST_DIR")
+    if not folder:
+        pytest.skip("JAXDRILL_MNIST_DIR names no folder with the four official MNIST files")
+    return Path(folder)
+
+
+@pytest.fixture
+def small_files(tmp_path, monkeypatch) -> Path:
+    """Four idx files of 30 and 20 images that pass for the official ones: their sums are registered in tfds's place."""
+    from tensorflow_datasets.core.download.checksums import UrlInfo
+
+    folder, generator, registered = tmp_path / "idx", np.random.default_rng(0), {}
+    folder.mkdir()
+    for file in data.FILES.values():
+        count = 30 if file.startswith("train") else 20
+        images = "images" in file
+        shape, header = ((count, 28, 28), 16) if images else ((count,), 8)
+        values = generator.integers(0, 256 if images else 10, shape, dtype=np.uint8)
+        content = gzip.compress(bytes(header) + values.tobytes())
+        (folder / file).write_bytes(content)
+        info = UrlInfo(size=len(content), checksum=hashlib.sha256(content).hexdigest(), filename=file)
+        registered[file] = (f"http://127.0.0.1:9/{file}", info)
+    monkeypatch.setattr(data, "_registered", lambda name: registered)
+    return folder

@@ -1,0 +1,149 @@
+"""Recipes and the messages for wrong ones."""
+
+import dataclasses
+
+import pytest
+from conftest import TINY
+
+from jaxdrill import config
+from jaxdrill.errors import UsageError
+
+
+def changes(step: str, base: str) -> dict:
+    """What differs between two built-in steps, network and name aside."""
+    new, old = (dict((name, value) for name, _, value in config.options(config.load(s))) for s in (step, base))
+    return {name: value for name, value in new.items() if value != old[name]}
+
+
+def test_steps_are_those_of_the_drill():
+    assert config.steps() == ["1", "2", "3", "4", "4_adam", "5", "5_exponential"]
+
+
+@pytest.mark.parametrize(
+    ("step", "base", "expected"),
+    [
+        ("2", "1", {}),
+        ("3", "2", {"dropout.rate": 0.05, "dropout.after": (1, 2, 4, 5, 6)}),
+        ("4", "3", {"augmentation.rotation_degrees": 7.0, "optimizer.momentum": 0.95}),
+        ("4_adam", "4", {"optimizer.name": "adam"}),
+        ("5", "4", {"schedule.name": "step"}),
+        ("5_exponential", "5", {"schedule.name": "exponential", "schedule.factor": 0.8}),
+    ],
+)
+def test_each_step_is_one_change(step, base, expected):
+    assert changes(step, base) == expected
+
+
+def test_recipe_numbers():
+    values = {name: value for name, _, value in config.options(config.load("5"))}
+    assert values == {
+        "epochs": 20, "batch_size": 128, "seed": 1, "seeds": 1, "data": "auto",
+        "dropout.rate": 0.05, "dropout.after": (1, 2, 4, 5, 6),
+        "augmentation.rotation_degrees": 7.0, "augmentation.rotation_fill": 1,
+        "optimizer.name": "sgd", "optimizer.learning_rate": 0.01, "optimizer.momentum": 0.95,
+        "optimizer.beta_1": 0.9, "optimizer.beta_2": 0.999, "optimizer.epsilon": 1e-8,
+        "schedule.name": "step", "schedule.factor": 0.1, "schedule.every_epochs": 5,
+    }  # fmt: skip
+    assert config.load("1").optimizer == config.load("3").optimizer == config.Optimizer("sgd", 0.01, 0.9)
+
+
+def test_flags_override_the_recipe():
+    flags = {"optimizer.learning_rate": "2e-2", "epochs": "3", "dropout.after": "1,3", "schedule.name": "constant"}
+    loaded = config.load("5", flags)
+    expected = config.load("5")
+    assert loaded == dataclasses.replace(
+        expected,
+        epochs=3,
+        optimizer=dataclasses.replace(expected.optimizer, learning_rate=0.02),
+        dropout=config.Dropout(0.05, (1, 3)),
+        schedule=dataclasses.replace(expected.schedule, name="constant"),
+    )
+
+
+def test_own_recipe_extends_a_built_in_one(tmp_path):
+    (tmp_path / "mine.toml").write_text('extends = "step_5"\nepochs = 4\n[optimizer]\nlearning_rate = 1\n')
+    (tmp_path / "more.toml").write_text('extends = "mine"\nbatch_size = 64\n')
+    loaded = config.load(str(tmp_path / "more.toml"))
+    assert (loaded.name, loaded.epochs, loaded.batch_size) == ("more", 4, 64)
+    assert loaded.optimizer == config.Optimizer("sgd", 1.0, 0.95)
+    assert loaded.network == config.load("2").network
+
+
+@pytest.mark.parametrize(
+    ("flag", "text", "message"),
+    [
+        ("optimizer.learning_rate", "-0.1", "--optimizer.learning-rate is -0.1; allowed: a number above 0"),
+        ("optimizer.learning_rate", "nan", "allowed: a number above 0"),
+        ("optimizer.learning_rate", "inf", "allowed: a number above 0"),
+        ("optimizer.learning_rate", "fast", "--optimizer.learning-rate is 'fast'; allowed: a number above 0"),
+        ("optimizer.momentum", "1", "a number from 0 to below 1"),
+        ("dropout.rate", "1", "--dropout.rate is 1.0; allowed: a number from 0 to below 1"),
+        ("dropout.after", "9", "dropout.after is (9,); allowed: 1 to 8"),
+        ("dropout.after", "0", "whole numbers of at least 1"),
+        ("dropout.after", "true", "whole numbers of at least 1"),
+        ("batch_size", "0", "--batch-size is 0; allowed: a whole number of at least 1"),
+        ("batch_size", "1.5", "a whole number of at least 1"),
+        ("epochs", "0", "--epochs is 0"),
+        ("epochs", "", "--epochs is ''"),
+        ("seed", "-1", "--seed is -1"),
+        ("seeds", "0", "--seeds is 0"),
+        ("augmentation.rotation_degrees", "181", "a number from 0 to 180"),
+        ("augmentation.rotation_fill", "256", "a whole number from 0 to 255"),
+        ("schedule.factor", "0", "a number above 0 and up to 1"),
+        ("schedule.name", "stepp", "one of constant, step, exponential; did you mean step?"),
+        ("optimizer.name", "sdg", "did you mean sgd?"),
+        ("data", "fashion-mnist", "did you mean fashion_mnist?"),
+    ],
+)
+def test_a_flag_out_of_range(flag, text, message):
+    with pytest.raises(UsageError) as error:
+        config.load("5", {flag: text})
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epochs = ", "is not valid TOML"),
+        ("\udcff", "is not valid TOML"),
+        ('extends = "mine"', "extends itself: mine.toml -> mine.toml"),
+        ('extends = "step_9"', "extends step_9, and there is no step_9.toml"),
+        ("", "network must be a list of layers"),
+        ("network = []", "network must be a list of layers"),
+        ("network = [{ conv = 3, pool = 'max' }]", "network[1] is {'conv': 3, 'pool': 'max'}"),
+        ("network = [{ kernel = 3 }]", "a layer with either conv or pool"),
+        ("network = [3]", "network[1] is 3"),
+        ("network = [{ conv = 0 }]", "network[1].conv is 0; allowed: a whole number of at least 1"),
+        ("network = [{ conv = 3, kernal = 3 }]", "network[1].kernal is unknown; did you mean kernel?"),
+        ("network = [{ conv = true }]", "network[1].conv is True"),
+        ("network = [{ pool = 'min' }]", "network[1].pool is 'min'; allowed: one of max, average"),
+        (TINY + "epoch = 3", "epoch is unknown; did you mean epochs?"),
+        (TINY + "name = 'x'", "name is unknown"),
+        (TINY + "optimizer = 3", "optimizer is 3; allowed: a table [optimizer]"),
+        (TINY + "[optimizer]\nlearning_rate = '0.1'", "optimizer.learning_rate is '0.1'; allowed: a number above 0"),
+        (TINY + "[optimizer]\nmomentun = 0.1", "optimizer.momentun is unknown; did you mean momentum?"),
+        (TINY + "[schedule]\nevery_epochs = 0", "schedule.every_epochs is 0"),
+    ],
+)
+def test_a_wrong_recipe(tmp_path, text, message):
+    path = tmp_path / "mine.toml"
+    path.write_text(text, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(UsageError) as error:
+        config.load(str(path))
+    assert message in str(error.value)
+    assert "mine.toml" in str(error.value)
+
+
+def test_recipes_that_extend_each_other(tmp_path):
+    (tmp_path / "a.toml").write_text('extends = "b"')
+    (tmp_path / "b.toml").write_text('extends = "a"')
+    with pytest.raises(UsageError, match=r"extends itself: a.toml -> b.toml -> a.toml"):
+        config.load(str(tmp_path / "a.toml"))
+
+
+def test_unknown_step_and_missing_file(tmp_path):
+    with pytest.raises(UsageError, match=r"there is no step 4_adm; did you mean 4_adam\?"):
+        config.load("4_adm")
+    with pytest.raises(UsageError, match="there is no recipe .*none.toml"):
+        config.load(str(tmp_path / "none.toml"))

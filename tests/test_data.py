@@ -1,0 +1,230 @@
+"""Where the arrays come from, and what happens when they cannot come."""
+
+import gzip
+import http.server
+import socket
+import subprocess
+import sys
+import threading
+import time
+import warnings
+
+import numpy as np
+import pytest
+
+from jaxdrill import data
+from jaxdrill.errors import RunError, UsageError
+
+
+
+def same(a: data.Dataset, b: data.Dataset) -> bool:
+    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in data.FILES)
+
+
+def cached() -> list[str]:
+    return [path.name for path in (data._cache() / "jaxdrill").glob("*")]
+
+
+def test_digits_are_always_the_same(digits):
+    assert digits.train_images.shape == (1437, 28, 28, 1)
+    assert digits.test_images.shape == (360, 28, 28, 1)
+    assert (digits.train_images.min(), digits.train_images.max()) == (0, 255)
+    assert not digits.train_images[:, :2].any() and not digits.train_images[:, :, -2:].any()
+    assert np.bincount(digits.train_labels).min() >= 139 and np.bincount(digits.test_labels).min() >= 35
+    assert digits.sha256 == "11dbabf10302b035c0caf89ea2b49b6f07aaee2dcfb9885645444098e93d1844"
+
+
+def test_idx_files_are_read_and_packed(small_files):
+    loaded = data.load("mnist", small_files)
+    images = gzip.decompress((small_files / "train-images-idx3-ubyte.gz").read_bytes())[16:]
+    assert loaded.train_images.tobytes() == images
+    labels = gzip.decompress((small_files / "t10k-labels-idx1-ubyte.gz").read_bytes())[8:]
+    assert loaded.test_labels.tobytes() == labels
+    assert (loaded.name, len(loaded.train_labels), len(loaded.test_labels)) == ("mnist", 30, 20)
+    assert cached() == ["mnist.npz"]
+    assert same(data.load("mnist", offline=True), loaded)
+    assert same(data.load("auto", small_files), loaded)
+
+
+def test_a_packed_dataset_needs_neither_tfds_nor_network(small_files, monkeypatch):
+    loaded = data.load("kmnist", small_files)
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    monkeypatch.setattr(socket, "socket", None)
+    assert same(data.load("kmnist"), loaded)
+    monkeypatch.setattr(data, "_registered", None)
+    assert same(data.load("kmnist", small_files), loaded)
+
+
+def test_a_damaged_pack_is_made_anew(small_files):
+    loaded = data.load("mnist", small_files)
+    pack = data._pack("mnist")
+    pack.write_bytes(pack.read_bytes()[:-300])
+    assert same(data.load("mnist", small_files), loaded)
+    assert same(data.load("mnist", offline=True), loaded)
+    flipped = bytearray(pack.read_bytes())
+    flipped[len(flipped) // 2] ^= 1
+    pack.write_bytes(flipped)
+    with pytest.raises(RunError, match="mnist is not in the cache"):
+        data.load("mnist", offline=True)
+
+
+def test_a_cache_that_cannot_be_written_does_not_stop_the_run(small_files, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "file"))
+    assert len(data.load("mnist", small_files).train_labels) == 30
+
+
+def break_missing(folder):
+    (folder / "t10k-labels-idx1-ubyte.gz").unlink()
+
+
+def break_truncated(folder):
+    file = folder / "train-images-idx3-ubyte.gz"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def break_corrupted(folder):
+    file = folder / "train-labels-idx1-ubyte.gz"
+    file.write_bytes(file.read_bytes()[:-1] + b"\0\0")
+
+
+def break_swapped(folder):
+    train, test = folder / "train-images-idx3-ubyte.gz", folder / "t10k-images-idx3-ubyte.gz"
+    train.rename(folder / "x")
+    test.rename(train)
+    (folder / "x").rename(test)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (break_missing, "t10k-labels-idx1-ubyte.gz cannot be read (No such file or directory); --data-dir must hold"),
+        (break_truncated, "train-images-idx3-ubyte.gz is not the official file of mnist: it has SHA-256"),
+        (break_corrupted, "train-labels-idx1-ubyte.gz is not the official file of mnist: it has SHA-256"),
+        (break_swapped, "train-images-idx3-ubyte.gz is not the official file of mnist: it holds t10k-images-idx3"),
+    ],
+)
+@pytest.mark.parametrize("packed_before", [False, True])
+def test_a_wrong_file(small_files, break_it, message, packed_before):
+    if packed_before:
+        data.load("mnist", small_files)
+    before = cached()
+    break_it(small_files)
+    with pytest.raises(RunError) as error:
+        data.load("auto", small_files)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert cached() == before
+
+
+def test_a_folder_that_is_none(tmp_path):
+    with pytest.raises(RunError, match="nowhere/train-images-idx3-ubyte.gz cannot be read"):
+        data.load("mnist", tmp_path / "nowhere")
+    with pytest.raises(UsageError, match="digits has none"):
+        data.load("digits", tmp_path)
+
+
+def test_offline_never_replaces_a_named_dataset_and_makes_no_network_call(monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise AssertionError("a network call")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    for name in ("mnist", "fashion_mnist", "kmnist"):
+        with pytest.raises(RunError, match=f"^{name} is not in the cache .*--offline forbids a download; connect"):
+            data.load(name, offline=True)
+    assert data.load("auto", offline=True).name == "digits"
+    warning = capsys.readouterr().err
+    assert warning.count("\n") == 1
+    assert "training on digits instead" in warning and "no number below is one of MNIST" in warning
+
+
+@pytest.fixture
+def served(small_files, monkeypatch):
+    """The small files on a local web server, registered at their addresses there."""
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments):
+            super().__init__(*arguments, directory=str(small_files))
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    registered = {file: (f"{address}/{file}", info) for file, (_, info) in data._registered("mnist").items()}
+    monkeypatch.setattr(data, "_registered", lambda name: registered)
+    yield small_files
+    server.shutdown()
+    server.server_close()
+
+
+def test_download_through_tfds(served, capsys):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tfds's own
+        loaded = data.load("auto")
+    assert (loaded.name, len(loaded.train_labels)) == ("mnist", 30)
+    assert same(loaded, data.load("mnist", served))
+    assert same(loaded, data.load("mnist", offline=True))
+    assert "digits" not in capsys.readouterr().err
+
+
+def test_a_download_with_a_wrong_sum(served):
+    break_corrupted(served)
+    with warnings.catch_warnings(), pytest.raises(RunError, match="could not be downloaded: NonMatchingChecksumError"):
+        warnings.simplefilter("ignore")
+        data.load("mnist")
+    assert cached() == []
+
+
+def test_a_server_that_never_answers_is_given_up_within_five_seconds(small_files, monkeypatch, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        registered = {file: (f"{address}/{file}", info) for file, (_, info) in data._registered("mnist").items()}
+        monkeypatch.setattr(data, "_registered", lambda name: registered)
+        began = time.perf_counter()
+        with pytest.raises(RunError, match=r"127.0.0.1:\d+ cannot be reached \(.*\); connect"):
+            data.load("mnist")
+        assert time.perf_counter() - began < 5
+    assert data.load("auto").name == "digits"
+    assert "127.0.0.1" in capsys.readouterr().err
+
+
+def test_tfds_registers_the_four_files_of_each_dataset():
+    """In a process of its own, as `_registered` imports tfds there for the first time."""
+    code = """
+from jaxdrill import data
+import sys
+for name in ("mnist", "fashion_mnist", "kmnist"):
+    registered = data._registered(name)
+    assert sorted(registered) == sorted(data.FILES.values()), registered
+    assert all(len(info.checksum) == 64 for _, info in registered.values())
+assert "tensorflow" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_arrays_of_a_wrong_shape_are_refused(digits):
+    images, labels = digits.train_images, digits.train_labels
+    with pytest.raises(AssertionError):
+        data.Dataset("x", images[..., 0], labels, images, labels)
+    with pytest.raises(AssertionError):
+        data.Dataset("x", images, labels[:-1], images, labels)
+
+
+def test_mnist_itself(mnist_dir):
+    mnist = data.load("mnist", mnist_dir)
+    assert (mnist.train_images.shape, mnist.test_images.shape) == ((60_000, 28, 28, 1), (10_000, 28, 28, 1))
+    assert mnist.train_labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
+    assert mnist.test_labels[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
+    pixels = mnist.train_images / np.float32(255)
+    assert (round(float(pixels.mean()), 4), round(float(pixels.std()), 4)) == (0.1307, 0.3081)
+    assert same(mnist, data.load("auto", offline=True))
+
+
+def test_a_swapped_file_of_mnist_itself(mnist_dir, tmp_path):
+    for file in data.FILES.values():
+        (tmp_path / file).write_bytes((mnist_dir / file).read_bytes())
+    break_swapped(tmp_path)
+    with pytest.raises(RunError, match="it holds t10k-images-idx3-ubyte.gz; download it again"):
+        data.load("mnist", tmp_path)

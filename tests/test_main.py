@@ -1,0 +1,196 @@
+"""The command as a person types it, as a process of its own where that matters."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from jaxdrill.main import main
+
+
+def start(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "jaxdrill.main", *arguments]
+    paths = {"PYTHONPATH": str(ROOT)} | environment
+    return subprocess.Popen(
+        command, cwd=cwd, env=os.environ | paths, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def test_help_shows_every_field_with_its_default_and_loads_no_jax():
+    code = (
+        "import sys; from jaxdrill.main import main\n"
+        "try: main(['--step', '4', '--help'])\n"
+        "except SystemExit as exit: assert exit.code == 0\n"
+        "assert 'jax' not in sys.modules and 'numpy' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    text = " ".join(done.stdout.split())
+    assert "recipe (defaults of step_4)" in text
+    assert "--optimizer.momentum X sgd only; a number from 0 to below 1 (default: 0.95)" in text
+    assert "--dropout.after X convolutions, counted from 1; whole numbers of at least 1 (default: 1,2,4,5,6)" in text
+    assert "--schedule.name X" in text and "(default: constant)" in text
+    for flag in ("--step", "--workdir", "--data-dir", "--offline", "--dry-run", "--seed", "--seeds", "--epochs"):
+        assert f"{flag} " in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--step", "6"], "there is no step 6"),
+        (["--step", "4-adam"], "there is no step 4-adam; did you mean 4_adam?"),
+        (["--step", "none.toml"], "there is no recipe none.toml"),
+        (["--batchsize", "3"], "--batchsize is unknown; did you mean --batch-size?"),
+        (["--learning-rate=3"], "--learning-rate is unknown; did you mean --optimizer.learning-rate?"),
+        (["--optimizer.learning-rate=-1"], "--optimizer.learning-rate is -1.0; allowed: a number above 0"),
+        (["--optimizer.learning-rate", "-1"], "--optimizer.learning-rate is -1.0; allowed: a number above 0"),
+        (["--epochs"], "argument --epochs: expected one argument"),
+        (["--dropout.rate", "1"], "--dropout.rate is 1.0"),
+        (["--batch-size", "0"], "--batch-size is 0"),
+        (["--data", "mnit"], "--data is 'mnit'; allowed: one of auto, mnist, fashion_mnist, kmnist, digits; did you mean"),
+        (["--data", "digits", "--data-dir", "x"], "digits has none"),
+        (["3"], "3 is unknown"),
+    ],
+)
+def test_wrong_usage(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("jaxdrill: ") and message in error and error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("toml", ["epochs = ", 'extends = "mine"', 'extends = "none"', "network = [{ conv = 10, kernel = 29 }]"])
+def test_a_wrong_recipe(toml, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.toml").write_text(toml)
+    assert main(["--step", "mine.toml"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.toml"]
+
+
+def test_a_dataset_that_cannot_be_had(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["--data", "mnist", "--offline"]) == 1
+    assert main(["--data-dir", "nowhere"]) == 1
+    assert capsys.readouterr().err.count("\n") == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_run(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["--step", "5", "--dry-run", "--optimizer.learning-rate", "0.02"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "  --optimizer.learning-rate 0.02" in lines and "  --schedule.name step" in lines
+    table = [" ".join(line.split()) for line in lines]
+    assert "3x3 conv relu batch_norm dropout 0.05 26x26x10 3x3 110" in table
+    assert "6x6 average pool 1x1x16 32x32 0" in table
+    assert table[-1] == "total 9,606"
+    assert main(["--step", "all", "--dry-run"]) == 0
+    totals = [line.split()[-1] for line in capsys.readouterr().out.splitlines() if "total" in line]
+    assert totals == ["194,884"] + ["9,606"] * 6
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_all_steps_into_one_workdir(tmp_path, monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr("jaxdrill.run.run", lambda config, folder, *_: seen.append((config.name, folder)))
+    monkeypatch.setattr("jaxdrill.report.drill_table", lambda folders: "the table")
+    assert main(["--step", "all", "--workdir", str(tmp_path)]) == 0
+    names = ["step_1", "step_2", "step_3", "step_4", "step_4_adam", "step_5", "step_5_exponential"]
+    assert seen == [(name, tmp_path / name) for name in names]
+    assert main(["--step", "3"]) == 0
+    assert seen[-1] == ("step_3", Path("runs/step_3"))
+
+
+def test_a_whole_run_without_a_network(tiny_recipe, tmp_path):
+    """`--data auto` with nothing cached: one warning, digits, and every number says so; no bar into a pipe."""
+    code, out, err = finish(start("--step", str(tiny_recipe), "--data", "auto", "--offline", cwd=tmp_path))
+    assert code == 0, err
+    assert err.count("\n") == 1 and "training on digits instead" in err
+    numbers = [line for line in out.splitlines() if "%" in line and "---" not in line and "| step |" not in line]
+    assert len(numbers) == 2 and all(line.startswith("digits seed 1 epoch") for line in numbers)
+    assert "| tiny | digits | 1,548 | 2 | 1 |" in out
+    assert json.loads((tmp_path / "runs" / "tiny" / "run.json").read_text())["dataset"] == "digits"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_in_the_middle_of_an_epoch(tiny_recipe, tmp_path, number, code):
+    """The run stops, says so, and continues to the same bits as a run without a stop."""
+    command = ["--step", str(tiny_recipe), "--batch-size", "8", "--epochs", "3"]
+    process = start(*command, "--workdir", str(tmp_path / "cut"))
+    metrics = tmp_path / "cut" / "metrics.jsonl"
+    while not metrics.exists() and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(0.05)  # into the second epoch, of 180 steps
+    process.send_signal(number)
+    returned, _, err = finish(process)
+    assert returned == code, err
+    last = err.splitlines()[-1]
+    assert last.startswith("jaxdrill: stopped at step ") and "the same command continues from there" in last
+    assert "Traceback" not in err
+    assert sorted(path.name for path in (tmp_path / "cut").iterdir()) == [
+        "checkpoints", "config.json", "metrics.jsonl", "run.json",
+    ]  # fmt: skip
+    stopped_at = int(last.split()[4])
+    assert 180 < stopped_at < 540
+    again, out, err = finish(start(*command, "--workdir", str(tmp_path / "cut")))
+    assert again == 0, err
+    assert f"step {stopped_at}" in out
+    assert finish(start(*command, "--workdir", str(tmp_path / "whole")))[0] == 0
+    cut, whole = (
+        [json.loads(line) | {"seconds": 0} for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("cut", "whole")
+    )
+    assert cut == whole and len(whole) == 3
+
+
+def test_the_progress_bar_on_a_terminal(tiny_recipe, tmp_path):
+    """A terminal, as `pty` makes one, gets a bar with loss, accuracy and time left."""
+    import pty
+
+    controller, terminal = pty.openpty()
+    command = [sys.executable, "-m", "jaxdrill.main", "--step", str(tiny_recipe), "--batch-size", "16", "--workdir", "w"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"}, stdout=terminal, stderr=terminal
+    )
+    os.close(terminal)
+    shown = b""
+    while True:
+        try:
+            shown += os.read(controller, 4096)
+        except OSError:
+            break
+    os.close(controller)
+    assert process.wait(timeout=60) == 0
+    text = shown.decode()
+    assert "digits seed 1:" in text and "loss=" in text and "accuracy=" in text and "/180 [" in text and "<" in text
+    assert "digits seed 1 epoch  1" in text
+
+
+def test_a_wheel_finds_the_recipes_from_any_folder(tmp_path):
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=ROOT, check=True, capture_output=True,
+    )  # fmt: skip
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "installed")
+    names = sorted(path.name for path in (tmp_path / "installed" / "jaxdrill" / "configs").iterdir())
+    assert names == sorted(path.name for path in (ROOT / "configs").iterdir())
+    code, out, err = finish(
+        start("--step", "2", "--dry-run", cwd=tmp_path, PYTHONPATH=str(tmp_path / "installed"))
+    )
+    assert code == 0, err
+    assert out.split()[-1] == "9,606"
