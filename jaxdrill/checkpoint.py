@@ -38,4 +38,6 @@ class Checkpoints:
             return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
         except Exception as error:  # Orbax names no common type for damage
             why = (str(error).splitlines() or [type(error).__name__])[0]
-            raise RunError(f"{self.folder / str(step)} cannot be read ({why:.200}); delete it to start afresh") from error
+            raise RunError(
+                f"{self.folder / str(step)} cannot be read ({why:.200}); delete it to start afresh"
+            ) from error

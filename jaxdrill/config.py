@@ -95,7 +95,9 @@ class Config:
 
     name: str
     network: tuple[Conv | Pool, ...]
-    epochs: int = option(20, "passes over the training images", "a whole number of at least 1", lambda value: value >= 1)
+    epochs: int = option(
+        20, "passes over the training images", "a whole number of at least 1", lambda value: value >= 1
+    )
     batch_size: int = option(128, "images a step", "a whole number of at least 1", lambda value: value >= 1)
     seed: int = option(1, "first seed", "a whole number from 0 to 4294967295", lambda value: 0 <= value < 2**32)
     seeds: int = option(1, "number of seeds", "a whole number of at least 1", lambda value: value >= 1)
@@ -215,7 +217,11 @@ def _checked(f: dataclasses.Field[Any], before: Any, value: Any, where: str) -> 
     finite = kind is not float or (type(value) is float and math.isfinite(value))
     if type(value) is kind and whole and finite and f.metadata["valid"](value):
         return value
-    hint = nearest(value, f.metadata["allowed"].removeprefix("one of ").split(", ")) if isinstance(value, str) and kind is str else ""
+    hint = (
+        nearest(value, f.metadata["allowed"].removeprefix("one of ").split(", "))
+        if isinstance(value, str) and kind is str
+        else ""
+    )
     where = where.replace("_", "-") if where.startswith("--") else where
     raise UsageError(f"{where} is {value!r}; allowed: {f.metadata['allowed']}{hint}")
 

@@ -73,9 +73,13 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     parser.add_argument("--help", "-h", action="help", help="show this and exit")
     parser.add_argument("--workdir", type=Path, help="run folder (default: runs/NAME; with all: the folder of all runs)",
                         default=argparse.SUPPRESS)  # fmt: skip
-    parser.add_argument("--data-dir", type=Path, help="folder with the four official idx .gz files", default=argparse.SUPPRESS)
+    parser.add_argument(
+        "--data-dir", type=Path, help="folder with the four official idx .gz files", default=argparse.SUPPRESS
+    )
     parser.add_argument("--offline", action="store_true", help="make no network call")
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and the layer table, then exit")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the resolved recipe and the layer table, then exit"
+    )
     shown = recipe.load("5" if named.step == "all" else named.step)
     group = parser.add_argument_group(f"recipe (defaults of {shown.name})")
     for name, field, value in recipe.options(shown):

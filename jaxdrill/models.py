@@ -157,17 +157,23 @@ def layer_table(config: recipe.Config) -> list[Row]:
         size = layer.kernel if isinstance(layer, recipe.Conv) else layer.size
         room = side + (2 * layer.padding if isinstance(layer, recipe.Conv) else 0)
         if size > room:
-            raise UsageError(f"network[{place}] is {size}x{size}, larger than its input of {room}x{room}; make it smaller")
+            raise UsageError(
+                f"network[{place}] is {size}x{size}, larger than its input of {room}x{room}; make it smaller"
+            )
         field += (size - 1) * stride
         if isinstance(layer, recipe.Conv):
             number += 1
             parameters = size * size * channels * layer.conv + 2 * layer.conv * layer.batch_norm
             side, channels = room - size + 1, layer.conv
-            dropped = f" dropout {config.dropout.rate:g}" if config.dropout.rate and number in config.dropout.after else ""
+            dropped = (
+                f" dropout {config.dropout.rate:g}" if config.dropout.rate and number in config.dropout.after else ""
+            )
             text = f"{size}x{size} conv{' relu' * layer.relu}{' batch_norm' * layer.batch_norm}{dropped}"
         else:
             parameters, side, stride, text = 0, side // size, stride * size, f"{size}x{size} {layer.pool} pool"
         rows.append(Row(text, side, channels, field, parameters))
     if (side, channels) != (1, CLASSES):
-        raise UsageError(f"the network ends in {side}x{side}x{channels}; it must end in 1x1x{CLASSES}, one value a class")
+        raise UsageError(
+            f"the network ends in {side}x{side}x{channels}; it must end in 1x1x{CLASSES}, one value a class"
+        )
     return rows

@@ -142,21 +142,31 @@ def _open_folder(config: Config, workdir: Path) -> Rows:
         workdir.mkdir(parents=True, exist_ok=True)
         before = json.loads(config_file.read_text()) if config_file.exists() else resolved
         rows = [json.loads(line) for line in metrics_file.read_text().splitlines()] if metrics_file.exists() else []
-        for key in sorted((resolved.keys() | before.keys()) - {"epochs", "seed", "seeds"}):
-            if before.get(key) != resolved.get(key):
+        old, new = _flat(before), _flat(resolved)
+        for key in sorted((old.keys() | new.keys()) - {"epochs", "seed", "seeds"}):
+            if old.get(key) != new.get(key):
                 raise UsageError(
-                    f"{workdir} holds a run with {key} = {before.get(key)}, now it is {resolved.get(key)}; "
+                    f"{workdir} holds a run with {key} = {old.get(key)}, now it is {new.get(key)}; "
                     "choose another --workdir, or delete that one"
                 )
         done = max((row["epoch"] + 1 for row in rows), default=0)
         if done > config.epochs:
-            raise UsageError(f"{workdir} holds {done} epochs, more than the {config.epochs} asked; choose another --workdir")
+            raise UsageError(
+                f"{workdir} holds {done} epochs, more than the {config.epochs} asked; choose another --workdir"
+            )
         _write(config_file, json.dumps(resolved, indent=1))
     except OSError as error:
         raise RunError(f"the workdir {workdir} cannot be used: {error.strerror}; choose another --workdir") from error
     except ValueError as error:
         raise RunError(f"the run in {workdir} is damaged ({error}); choose another --workdir") from error
     return rows
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    """The config with dotted names in place of tables."""
+    tables = {key for key, value in config.items() if isinstance(value, dict)}
+    inner = {f"{key}.{name}": value for key in tables for name, value in config[key].items()}
+    return {key: value for key, value in config.items() if key not in tables} | inner
 
 
 def _write(path: Path, text: str) -> None:

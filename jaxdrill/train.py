@@ -81,9 +81,7 @@ def make_train_step(config: Config, graph: Any, optimizer: optax.GradientTransfo
         rotation = config.augmentation
         if rotation.rotation_degrees:
             augment_key = stream(key, Stream.AUGMENT, state.step)
-            images = augment.random_rotation(
-                augment_key, images, rotation.rotation_degrees, rotation.rotation_fill
-            )
+            images = augment.random_rotation(augment_key, images, rotation.rotation_degrees, rotation.rotation_fill)
         x = augment.normalize(images)
         dropout_key = stream(key, Stream.DROPOUT, state.step)
 

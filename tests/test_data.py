@@ -16,7 +16,6 @@ from jaxdrill import data
 from jaxdrill.errors import RunError, UsageError
 
 
-
 def same(a: data.Dataset, b: data.Dataset) -> bool:
     return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in data.FILES)
 
@@ -142,6 +141,7 @@ def test_offline_never_replaces_a_named_dataset_and_makes_no_network_call(monkey
 @pytest.fixture
 def served(small_files, monkeypatch):
     """The small files on a local web server, registered at their addresses there."""
+
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *arguments):
             super().__init__(*arguments, directory=str(small_files))

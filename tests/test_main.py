@@ -58,7 +58,10 @@ def test_help_shows_every_field_with_its_default_and_loads_no_jax():
         (["--epochs"], "argument --epochs: expected one argument"),
         (["--dropout.rate", "1"], "--dropout.rate is 1.0"),
         (["--batch-size", "0"], "--batch-size is 0"),
-        (["--data", "mnit"], "--data is 'mnit'; allowed: one of auto, mnist, fashion_mnist, kmnist, digits; did you mean"),
+        (
+            ["--data", "mnit"],
+            "--data is 'mnit'; allowed: one of auto, mnist, fashion_mnist, kmnist, digits; did you mean",
+        ),
         (["--data", "digits", "--data-dir", "x"], "digits has none"),
         (["3"], "3 is unknown"),
     ],
@@ -71,7 +74,9 @@ def test_wrong_usage(arguments, message, capsys, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("toml", ["epochs = ", 'extends = "mine"', 'extends = "none"', "network = [{ conv = 10, kernel = 29 }]"])
+@pytest.mark.parametrize(
+    "toml", ["epochs = ", 'extends = "mine"', 'extends = "none"', "network = [{ conv = 10, kernel = 29 }]"]
+)
 def test_a_wrong_recipe(toml, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.toml").write_text(toml)
@@ -128,12 +133,12 @@ def test_a_whole_run_without_a_network(tiny_recipe, tmp_path):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_in_the_middle_of_an_epoch(tiny_recipe, tmp_path, number, code):
     """The run stops, says so, and continues to the same bits as a run without a stop."""
-    command = ["--step", str(tiny_recipe), "--batch-size", "8", "--epochs", "3"]
+    command = ["--step", str(tiny_recipe), "--batch-size", "4", "--epochs", "3"]
     process = start(*command, "--workdir", str(tmp_path / "cut"))
-    metrics = tmp_path / "cut" / "metrics.jsonl"
-    while not metrics.exists() and process.poll() is None:
+    first_epoch = tmp_path / "cut" / "checkpoints" / "seed_1" / "360"
+    while not first_epoch.exists() and process.poll() is None:
         time.sleep(0.01)
-    time.sleep(0.05)  # into the second epoch, of 180 steps
+    time.sleep(0.1)  # into the second epoch, of 360 steps
     process.send_signal(number)
     returned, _, err = finish(process)
     assert returned == code, err
@@ -144,7 +149,7 @@ def test_a_signal_in_the_middle_of_an_epoch(tiny_recipe, tmp_path, number, code)
         "checkpoints", "config.json", "metrics.jsonl", "run.json",
     ]  # fmt: skip
     stopped_at = int(last.split()[4])
-    assert 180 < stopped_at < 540
+    assert 360 < stopped_at < 1080 and stopped_at % 360
     again, out, err = finish(start(*command, "--workdir", str(tmp_path / "cut")))
     assert again == 0, err
     assert f"step {stopped_at}" in out
@@ -159,11 +164,23 @@ def test_a_signal_in_the_middle_of_an_epoch(tiny_recipe, tmp_path, number, code)
 def test_the_progress_bar_on_a_terminal(tiny_recipe, tmp_path):
     """A terminal, as `pty` makes one, gets a bar with loss, accuracy and time left."""
     import pty
+    import termios
 
     controller, terminal = pty.openpty()
-    command = [sys.executable, "-m", "jaxdrill.main", "--step", str(tiny_recipe), "--batch-size", "16", "--workdir", "w"]
+    termios.tcsetwinsize(terminal, (40, 120))
+    command = [
+        sys.executable,
+        "-m",
+        "jaxdrill.main",
+        "--step",
+        str(tiny_recipe),
+        "--batch-size",
+        "16",
+        "--workdir",
+        "w",
+    ]
     process = subprocess.Popen(
-        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"}, stdout=terminal, stderr=terminal
+        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=terminal, stderr=terminal
     )
     os.close(terminal)
     shown = b""
@@ -189,8 +206,6 @@ def test_a_wheel_finds_the_recipes_from_any_folder(tmp_path):
         archive.extractall(tmp_path / "installed")
     names = sorted(path.name for path in (tmp_path / "installed" / "jaxdrill" / "configs").iterdir())
     assert names == sorted(path.name for path in (ROOT / "configs").iterdir())
-    code, out, err = finish(
-        start("--step", "2", "--dry-run", cwd=tmp_path, PYTHONPATH=str(tmp_path / "installed"))
-    )
+    code, out, err = finish(start("--step", "2", "--dry-run", cwd=tmp_path, PYTHONPATH=str(tmp_path / "installed")))
     assert code == 0, err
     assert out.split()[-1] == "9,606"

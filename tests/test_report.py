@@ -3,8 +3,10 @@
 import json
 
 import pytest
+from conftest import ROOT
 
 from jaxdrill import report
+from jaxdrill.config import steps
 
 
 def write_run(folder, name, data, curves):
@@ -38,3 +40,8 @@ def test_table(tmp_path):
 )  # fmt: skip
 def test_the_notebooks_best(step, best):
     assert report.notebook_best(step, 20) == best
+
+
+def test_the_readmes_table_is_what_the_results_say():
+    folders = [ROOT / "results" / f"step_{step}" for step in steps()]
+    assert report.drill_table(folders) in (ROOT / "README.md").read_text()

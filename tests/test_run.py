@@ -94,7 +94,10 @@ def test_a_crash_between_row_and_checkpoint_loses_nothing(finished, tiny_recipe,
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--optimizer.learning-rate", "0.02"], "holds a run with optimizer.learning_rate = 0.01, now it is 0.02; choose"),
+        (
+            ["--optimizer.learning-rate", "0.02"],
+            "holds a run with optimizer.learning_rate = 0.01, now it is 0.02; choose",
+        ),
         (["--batch-size", "64"], "holds a run with batch_size = 512, now it is 64; choose another --workdir"),
         (["--epochs", "1"], "holds 2 epochs, more than the 1 asked; choose another --workdir"),
     ],

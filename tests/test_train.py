@@ -67,13 +67,17 @@ def test_20_training_steps_agree_with_pytorch(case):
             continue
         for leaf in ("scale", "bias"):
             np.testing.assert_allclose(layers[place]["batch_norm"][leaf], GOLDEN[f"{case}/{leaf}/{number}"], atol=1e-4)
-        np.testing.assert_allclose(stats[place]["batch_norm"]["mean"], GOLDEN[f"{case}/mean/{number}"], rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(
+            stats[place]["batch_norm"]["mean"], GOLDEN[f"{case}/mean/{number}"], rtol=1e-3, atol=1e-4
+        )
         # Ours is biased, PyTorch's is not: the same weighted sum of batch variances, but each times n / (n - 1).
         values = parity_inputs.BATCH * models.layer_table(recipe)[place].side ** 2
         start = 0.9**parity_inputs.STEPS
         unbiased = start + (stats[place]["batch_norm"]["var"] - start) * values / (values - 1)
         np.testing.assert_allclose(unbiased, GOLDEN[f"{case}/var/{number}"], rtol=1e-3, atol=1e-4)
-        np.testing.assert_allclose(stats[place]["batch_norm"]["var"], GOLDEN[f"{case}/var/{number}"], rtol=2e-3, atol=1e-4)
+        np.testing.assert_allclose(
+            stats[place]["batch_norm"]["var"], GOLDEN[f"{case}/var/{number}"], rtol=2e-3, atol=1e-4
+        )
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +163,9 @@ def test_continuing_from_any_step_gives_the_same_bits(program, stop_at):
     whole = list(train.fit(program, 1))
     with pytest.raises(Cut):
         list(train.fit(program, 1, watch=cut))
-    if stop_at == 3:  # between the last batch and the evaluation there is no stop: an epoch's end is where it is yielded
+    if (
+        stop_at == 3
+    ):  # between the last batch and the evaluation there is no stop: an epoch's end is where it is yielded
         kept = [whole[0].progress]
     rest = list(train.fit(program, 1, kept[0]))
     assert [result.epoch for result in rest] == ([0, 1] if stop_at < 3 else [1])
@@ -180,7 +186,9 @@ def test_two_devices_compute_what_one_does(tiny, digits, monkeypatch):
     assert (two, one) == (2, 1)
     np.testing.assert_allclose(shared.train.mean_loss, alone.train.mean_loss, rtol=1e-4)
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), shared.progress.state.params, alone.progress.state.params
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3),
+        shared.progress.state.params,
+        alone.progress.state.params,
     )
 
 
@@ -192,7 +200,9 @@ def test_a_loss_that_is_not_finite_stops_at_once(tiny, digits):
     step = int(re.search(r"at step (\d+)", str(error.value))[1])
     assert step == len(steps) < 3
     assert np.isfinite(steps).all()
-    assert re.match(r"the loss of seed 1 is (nan|inf) at step \d \(epoch 0\), learning rate 1e\+30; try", str(error.value))
+    assert re.match(
+        r"the loss of seed 1 is (nan|inf) at step \d \(epoch 0\), learning rate 1e\+30; try", str(error.value)
+    )
 
 
 def test_the_step_is_traced_once(tiny, digits, monkeypatch):
@@ -217,7 +227,9 @@ def test_a_batch_may_be_all_of_the_data(tiny):
 
 def test_streams_share_no_key():
     key = jax.random.key(0)
-    data = [tuple(np.asarray(jax.random.key_data(train.stream(key, which, n)))) for which in train.Stream for n in range(50)]
+    data = [
+        tuple(np.asarray(jax.random.key_data(train.stream(key, which, n)))) for which in train.Stream for n in range(50)
+    ]
     assert len(set(data)) == len(data) == 200
 
 

@@ -18,8 +18,8 @@ NETWORKS = {
 }  # fmt: skip
 OPTIMIZERS = {  # case: network, optimiser, momentum, learning rate
     "step_1_sgd_0.9": ("step_1", "sgd", 0.9, 0.01),
-    "sgd_0.9": ("step_2", "sgd", 0.9, 0.001),
-    "sgd_0.95": ("step_2", "sgd", 0.95, 0.001),
+    "sgd_0.9": ("step_2", "sgd", 0.9, 0.0003),
+    "sgd_0.95": ("step_2", "sgd", 0.95, 0.0003),
     "adam": ("step_2", "adam", 0.0, 0.0001),
 }
 
