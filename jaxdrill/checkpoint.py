@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import cast
 
 import jax
 import orbax.checkpoint as ocp
@@ -35,7 +36,7 @@ class Checkpoints:
             return None
         abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), like)
         try:
-            return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+            return cast(Progress, self._manager.restore(step, args=ocp.args.StandardRestore(abstract)))
         except Exception as error:  # Orbax names no common type for damage
             why = (str(error).splitlines() or [type(error).__name__])[0]
             raise RunError(

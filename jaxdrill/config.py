@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from jaxdrill.errors import UsageError, nearest
@@ -119,7 +120,7 @@ def steps() -> list[str]:
     return sorted(path.stem.removeprefix("step_") for path in recipe_folder().glob("step_*.toml"))
 
 
-def load(step: str, flags: Mapping[str, str] | None = None) -> Config:
+def load(step: str, flags: Mapping[str, str] = MappingProxyType({})) -> Config:
     """Reads a built-in step (`5`) or a recipe file (`mine.toml`); `flags` maps dotted names to text.
 
     Raises:
@@ -137,7 +138,7 @@ def load(step: str, flags: Mapping[str, str] | None = None) -> Config:
         raise UsageError(f"{path}: network must be a list of layers, such as {{ conv = 10, kernel = 3 }}")
     network = tuple(_layer(layer, f"{path}: network[{n}]") for n, layer in enumerate(layers, start=1))
     config = _build(Config(path.stem, network), table, f"{path}: ")
-    for dotted, before in [(name, value) for name, _, value in options(config) if flags and name in flags]:
+    for dotted, before in [(name, value) for name, _, value in options(config) if name in flags]:
         outer, _, inner = dotted.partition(".")
         value = _parsed(before, flags[dotted])
         config = _build(config, {outer: {inner: value} if inner else value}, "--")

@@ -71,7 +71,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     parser.add_argument("--step", default="5", help=f"{steps}, or the path of a .toml file")
     named, _ = parser.parse_known_args(arguments)
     parser.add_argument("--help", "-h", action="help", help="show this and exit")
-    parser.add_argument("--workdir", type=Path, help="run folder (default: runs/NAME; with all: the folder of all runs)",
+    parser.add_argument("--workdir", type=Path, help="run folder (default: runs/NAME; with all: folder of all runs)",
                         default=argparse.SUPPRESS)  # fmt: skip
     parser.add_argument(
         "--data-dir", type=Path, help="folder with the four official idx .gz files", default=argparse.SUPPRESS

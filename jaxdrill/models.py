@@ -29,15 +29,15 @@ class Block(nnx.Module):
     """Convolution without bias, then ReLU, batch norm and dropout, each where the recipe asks for it."""
 
     def __init__(self, layer: recipe.Conv, channels: int, dropout_rate: float, rngs: nnx.Rngs) -> None:
-        shape = dict(use_bias=False, kernel_init=torch_uniform, rngs=rngs)
+        shared: dict[str, Any] = dict(use_bias=False, kernel_init=torch_uniform, rngs=rngs)
         if layer.kernel == 1 and not layer.padding:  # a matrix product, whose gradient is faster than a convolution's
-            self.convolution = nnx.Linear(channels, layer.conv, **shape)
+            self.convolution = nnx.Linear(channels, layer.conv, **shared)
         else:
             kernel = (layer.kernel, layer.kernel)
-            self.convolution = nnx.Conv(channels, layer.conv, kernel, padding=layer.padding, **shape)
+            self.convolution = nnx.Conv(channels, layer.conv, kernel, padding=layer.padding, **shared)
         # PyTorch's constants. Flax's running variance is the biased one (n), PyTorch's the unbiased (n - 1): they
         # differ by less than 1/4,000 here, and training normalises with the biased one in both.
-        norm = dict(momentum=0.9, epsilon=1e-5, use_fast_variance=False, rngs=rngs)
+        norm: dict[str, Any] = dict(momentum=0.9, epsilon=1e-5, use_fast_variance=False, rngs=rngs)
         self.batch_norm = nnx.BatchNorm(layer.conv, **norm) if layer.batch_norm else None
         self.relu = layer.relu
         self.dropout_rate = dropout_rate

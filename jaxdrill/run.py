@@ -56,8 +56,9 @@ def run(config: Config, workdir: Path, data_dir: Path | None, offline: bool, com
     }
     seconds = {"data": data_seconds, "compile": 0.0, "train": 0.0, "evaluation": 0.0}
     _write(workdir / "run.json", json.dumps(about | {"seconds": seconds}, indent=1))
-    print(f"{config.name} on {dataset.name}: {parameters:,} parameters, {len(dataset.train_labels):,} training and "
-          f"{len(dataset.test_labels):,} test images, {len(jax.devices())} {jax.devices()[0].platform} device(s)")  # fmt: skip
+    devices = f"{len(jax.devices())} {jax.devices()[0].platform} device(s)"
+    images = f"{len(dataset.train_labels):,} training and {len(dataset.test_labels):,} test images"
+    print(f"{config.name} on {dataset.name}: {parameters:,} parameters, {images}, {devices}")
     program = compile_program(config, dataset)
     seconds["compile"] = program.compile_seconds
     try:

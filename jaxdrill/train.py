@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import partial, reduce
 from typing import Any
@@ -105,9 +105,9 @@ class Program:
     config: Config
     steps_per_epoch: int
     sharding: NamedSharding  # of all but the batches: a copy on each device
-    schedule: Callable[[jax.Array], jax.Array]
+    schedule: optax.Schedule
     start: Callable[[jax.Array], Progress]  # root key -> before the first step
-    shuffle: Callable[[jax.Array, np.int32], jax.Array]  # root key, epoch -> order of the images, int32[N]
+    shuffle: Callable[..., jax.Array]  # root key, epoch -> order of the images, int32[N]
     train_batch: Callable[[Progress, jax.Array, jax.Array, int], tuple[Progress, jax.Array]]  # ..., order, key, batch
     evaluate: Callable[[TrainState], Sums]
     compile_seconds: float
@@ -124,7 +124,8 @@ def compile_program(config: Config, dataset: Dataset) -> Program:
     if size > count:
         raise UsageError(f"batch_size is {size}; {dataset.name} has only {count} training images")
     began = time.perf_counter()
-    sharding = NamedSharding(make_mesh(size), PartitionSpec())
+    mesh = make_mesh(size)
+    sharding = NamedSharding(mesh, PartitionSpec())
     steps_per_epoch = -(-count // size)
     last = count - (steps_per_epoch - 1) * size  # images in the last batch
     schedule = optim.make_schedule(config.schedule, config.optimizer.learning_rate, steps_per_epoch)
@@ -140,12 +141,12 @@ def compile_program(config: Config, dataset: Dataset) -> Program:
 
     train_step = make_train_step(config, graph, optimizer)
     train = jax.device_put((dataset.train_images, dataset.train_labels), sharding)
-    test, batches = _test_batches(dataset, sharding.mesh)
+    test, batches = _test_batches(dataset, mesh)
     key = jax.device_put(jax.random.key(0), sharding)
     replicated = partial(jax.jit, out_shardings=sharding)
     like = partial(jax.tree.map, lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding))
     progress, order, epoch = like(jax.eval_shape(start, key)), like(np.zeros(count, np.int32)), np.int32(0)
-    step = replicated(make_batch_step(train_step, size, steps_per_epoch, sharding.mesh), static_argnums=4)
+    step = replicated(make_batch_step(train_step, size, steps_per_epoch, mesh), static_argnums=4)
     lowered = [
         replicated(start).lower(key),
         replicated(shuffle).lower(key, epoch),
@@ -220,22 +221,22 @@ def fit(
         RunError: the loss is not finite.
     """
     key = jax.device_put(jax.random.key(seed), program.sharding)
-    progress = program.start(key) if progress is None else progress
-    for epoch in range(int(progress.state.step) // program.steps_per_epoch, program.config.epochs):
+    current = program.start(key) if progress is None else progress
+    for epoch in range(int(current.state.step) // program.steps_per_epoch, program.config.epochs):
         began = time.perf_counter()
-        learning_rate = float(str(np.float32(program.schedule(progress.state.step))))  # 0.01, not 0.009999999776
+        learning_rate = float(str(np.asarray(program.schedule(current.state.step))))  # 0.01, not 0.009999999776
         order = program.shuffle(key, np.int32(epoch))
-        for batch in range(int(progress.state.step) % program.steps_per_epoch, program.steps_per_epoch):
-            progress, batch_loss = program.train_batch(progress, order, key, batch)
+        for batch in range(int(current.state.step) % program.steps_per_epoch, program.steps_per_epoch):
+            current, batch_loss = program.train_batch(current, order, key, batch)
             loss = float(batch_loss)
             if not math.isfinite(loss):
                 raise RunError(
-                    f"the loss of seed {seed} is {loss} at step {int(progress.state.step) - 1} (epoch {epoch}), "
+                    f"the loss of seed {seed} is {loss} at step {int(current.state.step) - 1} (epoch {epoch}), "
                     f"learning rate {learning_rate:g}; try a smaller --optimizer.learning-rate"
                 )
-            watch(progress, loss)
+            watch(current, loss)
         trained = time.perf_counter()
-        train, progress = progress.totals, progress.replace(totals=jax.device_put(metrics.zero(), program.sharding))
-        test = jax.block_until_ready(program.evaluate(progress.state))
+        train, current = current.totals, replace(current, totals=jax.device_put(metrics.zero(), program.sharding))
+        test = jax.block_until_ready(program.evaluate(current.state))
         ended = time.perf_counter()
-        yield EpochResult(epoch, progress, learning_rate, train, test, trained - began, ended - trained)
+        yield EpochResult(epoch, current, learning_rate, train, test, trained - began, ended - trained)

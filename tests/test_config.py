@@ -145,5 +145,5 @@ def test_recipes_that_extend_each_other(tmp_path):
 def test_unknown_step_and_missing_file(tmp_path):
     with pytest.raises(UsageError, match=r"there is no step 4_adm; did you mean 4_adam\?"):
         config.load("4_adm")
-    with pytest.raises(UsageError, match="there is no recipe .*none.toml"):
+    with pytest.raises(UsageError, match=r"there is no recipe .*none\.toml"):
         config.load(str(tmp_path / "none.toml"))

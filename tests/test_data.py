@@ -117,7 +117,7 @@ def test_a_wrong_file(small_files, break_it, message, packed_before):
 
 
 def test_a_folder_that_is_none(tmp_path):
-    with pytest.raises(RunError, match="nowhere/train-images-idx3-ubyte.gz cannot be read"):
+    with pytest.raises(RunError, match=r"nowhere/train-images-idx3-ubyte\.gz cannot be read"):
         data.load("mnist", tmp_path / "nowhere")
     with pytest.raises(UsageError, match="digits has none"):
         data.load("digits", tmp_path)
@@ -226,5 +226,5 @@ def test_a_swapped_file_of_mnist_itself(mnist_dir, tmp_path):
     for file in data.FILES.values():
         (tmp_path / file).write_bytes((mnist_dir / file).read_bytes())
     break_swapped(tmp_path)
-    with pytest.raises(RunError, match="it holds t10k-images-idx3-ubyte.gz; download it again"):
+    with pytest.raises(RunError, match=r"it holds t10k-images-idx3-ubyte\.gz; download it again"):
         data.load("mnist", tmp_path)

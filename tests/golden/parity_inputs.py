@@ -38,7 +38,7 @@ def weights(network: str) -> list[dict[str, np.ndarray]]:
 
 
 def batches() -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8[STEPS, BATCH, 28, 28, 1], dark with bright specks that tell the class, and labels int32[STEPS, BATCH]."""
+    """Images uint8[STEPS, BATCH, 28, 28, 1], dark with specks that tell the class, and labels int32[STEPS, BATCH]."""
     generator = np.random.default_rng(1)
     templates = generator.random((10, 28, 28, 1)) < 0.3
     labels = generator.integers(0, 10, (STEPS, BATCH), dtype=np.int32)
