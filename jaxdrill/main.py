@@ -64,21 +64,17 @@ def _command(arguments: list[str]) -> None:
 
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     """The options of the command, and the flags that override the recipe, by dotted field name."""
-    parser = Parser(prog="python -m jaxdrill.main", allow_abbrev=False, add_help=False,
-                    formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-                    description="Trains a step of the drill, or a recipe of your own.")  # fmt: skip
+    about = "Trains a step of the drill, or a recipe of your own."
+    parser = Parser(prog="python -m jaxdrill.main", description=about, allow_abbrev=False, add_help=False)
     steps = ", ".join([*recipe.steps(), "all"])
-    parser.add_argument("--step", default="5", help=f"{steps}, or the path of a .toml file")
+    parser.add_argument("--step", default="5", help=f"{steps}, or the path of a .toml file (default: 5)")
     named, _ = parser.parse_known_args(arguments)
     parser.add_argument("--help", "-h", action="help", help="show this and exit")
-    parser.add_argument("--workdir", type=Path, help="run folder (default: runs/NAME; with all: folder of all runs)",
-                        default=argparse.SUPPRESS)  # fmt: skip
-    parser.add_argument(
-        "--data-dir", type=Path, help="folder with the four official idx .gz files", default=argparse.SUPPRESS
-    )
+    parser.add_argument("--workdir", type=Path, help="run folder (default: runs/NAME; with all: folder of all runs)")
+    parser.add_argument("--data-dir", type=Path, help="folder with the four official idx .gz files")
     parser.add_argument("--offline", action="store_true", help="make no network call")
     parser.add_argument(
-        "--dry-run", action="store_true", help="print the resolved recipe and the layer table, then exit"
+        "--dry-run", action="store_true", help="print the resolved recipe and the layer table, and exit"
     )
     shown = recipe.load("5" if named.step == "all" else named.step)
     group = parser.add_argument_group(f"recipe (defaults of {shown.name})")
@@ -91,7 +87,6 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
         known = [option for action in parser._actions for option in action.option_strings]
         raise UsageError(f"{word} is unknown{nearest(word, known)} (--help shows every flag)")
     flags = {name: text for name, text in vars(options).items() if name in {n for n, _, _ in recipe.options(shown)}}
-    options.workdir, options.data_dir = getattr(options, "workdir", None), getattr(options, "data_dir", None)
     return options, flags
 
 
