@@ -10,9 +10,10 @@ import jax.numpy as jnp
 MEAN, STANDARD_DEVIATION = 0.1307, 0.3081  # of MNIST's training pixels in 0..1, as the notebooks have them
 
 
-def random_rotation(key: jax.Array, images: jax.Array, degrees: float, fill: int) -> jax.Array:
-    """Rotates each image by its own angle, uniform in [-degrees, degrees]; shapes and range as in `rotate`."""
-    angles = jax.random.uniform(key, images.shape[:1], minval=-degrees, maxval=degrees)
+def random_rotation(keys: jax.Array, images: jax.Array, degrees: float, fill: int) -> jax.Array:
+    """Rotates each image by its own angle, uniform in [-degrees, degrees], drawn from its own key, key[B]; shapes and
+    range as in `rotate`."""
+    angles = jax.vmap(lambda key: jax.random.uniform(key, (), minval=-degrees, maxval=degrees))(keys)
     return rotate(images, angles, fill)
 
 

@@ -1,6 +1,7 @@
-"""Checkpoints of one seed's progress through Orbax: atomic, and only the latest is kept."""
+"""Checkpoints of the progress of seeds trained together, through Orbax: atomic, and only the latest is kept."""
 
 import logging
+import time
 from pathlib import Path
 from typing import cast
 
@@ -20,10 +21,18 @@ class Checkpoints:
         self.folder = folder
         options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        self._saved_at, self._save_seconds = time.perf_counter(), 0.0
 
-    def save(self, progress: Progress) -> None:
+    def due(self) -> bool:
+        """Whether a save now would take less than a tenth of the time since the last one."""
+        return time.perf_counter() - self._saved_at > 10 * self._save_seconds
+
+    def save(self, step: int, progress: Progress) -> None:
         """Returns when the checkpoint is complete; a kill before that leaves the previous one."""
-        self._manager.save(int(progress.state.step), args=ocp.args.StandardSave(progress))
+        began = time.perf_counter()
+        self._manager.save(step, args=ocp.args.StandardSave(progress))
+        self._saved_at = time.perf_counter()
+        self._save_seconds = self._saved_at - began
 
     def restore(self, like: Progress) -> Progress | None:
         """The latest progress, placed on devices as `like` is; None if nothing was saved.

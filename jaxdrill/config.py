@@ -91,6 +91,20 @@ class Schedule:
 
 
 @dataclass(frozen=True)
+class Execution:
+    """How the work is given to the devices. It changes the speed, and results only by rounding."""
+
+    epoch: str = choice("auto", "how an epoch runs; auto is steps on CPU, else scan", "auto", "steps", "chunks", "scan")
+    seeds_together: int = option(
+        0, "seeds trained at once; 0 is one a device on CPU, else 32", "a whole number", lambda value: value >= 0
+    )
+    convolution: str = choice(
+        "auto", "how it is computed; auto is pairs on CPU, patches for many seeds on GPU and TPU, else plain",
+        "auto", "plain", "pairs", "patches",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Config:
     """One recipe and the way it is run."""
 
@@ -107,6 +121,7 @@ class Config:
     augmentation: Augmentation = Augmentation()
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
+    execution: Execution = Execution()
 
 
 def recipe_folder() -> Path:

@@ -51,10 +51,10 @@ def _command(arguments: list[str]) -> None:
     if options.dry_run:
         return _dry_run(configs)
     # Here, not above: `--help`, `--dry-run` and most mistakes are answered before JAX has loaded.
-    from jaxdrill import parallel, report
+    from jaxdrill import models, parallel, report
     from jaxdrill.run import run
 
-    parallel.use_cpu_cores()
+    parallel.set_up(max(map(models.activation_bytes, configs)))
     base = options.workdir or Path("runs")
     folders = [base / config.name if options.step == "all" or not options.workdir else base for config in configs]
     for config, folder in zip(configs, folders, strict=True):

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import chex
 import jax
@@ -11,9 +11,15 @@ from flax import nnx
 from jax import lax
 
 from jaxdrill import config as recipe
+from jaxdrill import layers
 from jaxdrill.errors import UsageError
 
 SIDE, CLASSES = 28, 10
+CONVOLUTIONS = {
+    "plain": lax.conv_general_dilated,
+    "pairs": layers.pair_convolution,
+    "patches": layers.patch_convolution,
+}
 
 
 def torch_uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32, **_: Any) -> jax.Array:
@@ -28,107 +34,99 @@ def torch_uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float
 class Block(nnx.Module):
     """Convolution without bias, then ReLU, batch norm and dropout, each where the recipe asks for it."""
 
-    def __init__(self, layer: recipe.Conv, channels: int, dropout_rate: float, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, layer: recipe.Conv, channels: int, dropout_rate: float, convolution: str, rngs: nnx.Rngs
+    ) -> None:
         shared: dict[str, Any] = dict(use_bias=False, kernel_init=torch_uniform, rngs=rngs)
         if layer.kernel == 1 and not layer.padding:  # a matrix product, whose gradient is faster than a convolution's
             self.convolution = nnx.Linear(channels, layer.conv, **shared)
         else:
+            form = CONVOLUTIONS[convolution]
             kernel = (layer.kernel, layer.kernel)
-            self.convolution = nnx.Conv(channels, layer.conv, kernel, padding=layer.padding, **shared)
+            self.convolution = nnx.Conv(
+                channels, layer.conv, kernel, padding=layer.padding, conv_general_dilated=form, **shared
+            )
         # PyTorch's constants. Flax's running variance is the biased one (n), PyTorch's the unbiased (n - 1): they
         # differ by less than 1/4,000 here, and training normalises with the biased one in both.
-        norm: dict[str, Any] = dict(momentum=0.9, epsilon=1e-5, use_fast_variance=False, rngs=rngs)
+        norm: dict[str, Any] = dict(momentum=0.9, epsilon=layers.EPSILON, rngs=rngs)
         self.batch_norm = nnx.BatchNorm(layer.conv, **norm) if layer.batch_norm else None
         self.relu = layer.relu
         self.dropout_rate = dropout_rate
 
-    def __call__(self, x: jax.Array, train: bool, key: jax.Array | None) -> jax.Array:
-        x = self.convolution(x)
-        x = jax.nn.relu(x) if self.relu else x
-        if self.batch_norm is not None:
-            x = self.batch_norm(x, use_running_average=not train)
-        return dropout(key, x, self.dropout_rate) if train and key is not None and self.dropout_rate else x
+    def __call__(self, x: jax.Array, train: bool, keys: jax.Array | None, axis: str | None) -> jax.Array:
+        x, norm = self.convolution(x), self.batch_norm
+        if train and norm is not None:  # as below, by the batch's statistics, and faster
+            scale, bias = cast(nnx.Param, norm.scale)[...], cast(nnx.Param, norm.bias)[...]
+            x, mean, variance = cast(Any, layers.batch_norm(x, scale, bias, self.relu, axis))
+            norm.mean[...] = norm.momentum * norm.mean[...] + (1 - norm.momentum) * mean
+            norm.var[...] = norm.momentum * norm.var[...] + (1 - norm.momentum) * variance
+        else:
+            x = jax.nn.relu(x) if self.relu else x
+            x = x if norm is None else norm(x, use_running_average=True)
+        return layers.dropout(keys, x, self.dropout_rate) if train and keys is not None and self.dropout_rate else x
 
 
 class Pool(nnx.Module):
-    """Pooling over squares that do not overlap; rows and columns left over are dropped, as in PyTorch."""
+    """Pooling over squares that do not overlap."""
 
     def __init__(self, layer: recipe.Pool) -> None:
-        self.pool, self.size = {"max": max_pool, "average": average_pool}[layer.pool], layer.size
+        self.pool, self.size = {"max": layers.max_pool, "average": layers.average_pool}[layer.pool], layer.size
 
-    def __call__(self, x: jax.Array, train: bool, key: jax.Array | None) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, keys: jax.Array | None, axis: str | None) -> jax.Array:
         return self.pool(x, self.size)
-
-
-def max_pool(x: jax.Array, size: int) -> jax.Array:
-    """The largest of each square; of equal ones the first gets the gradient, as in PyTorch."""
-    return nnx.max_pool(x, (size, size), strides=(size, size))
-
-
-def average_pool(x: jax.Array, size: int) -> jax.Array:
-    """The mean of each square (Flax's own refuses strict dtype promotion)."""
-    batch, side, _, channels = x.shape
-    x = x[:, : side // size * size, : side // size * size]
-    return x.reshape(batch, side // size, size, side // size, size, channels).mean((2, 4))
 
 
 class Network(nnx.Module):
     """The layers in order."""
 
-    def __init__(self, config: recipe.Config, rngs: nnx.Rngs) -> None:
-        channels, layers, number = 1, [], 0
+    def __init__(self, config: recipe.Config, convolution: str, rngs: nnx.Rngs) -> None:
+        channels, modules, number = 1, [], 0
         for layer in config.network:
             if isinstance(layer, recipe.Pool):
-                layers.append(Pool(layer))
+                modules.append(Pool(layer))
                 continue
             number += 1
             rate = config.dropout.rate if number in config.dropout.after else 0.0
-            layers.append(Block(layer, channels, rate, rngs))
+            modules.append(Block(layer, channels, rate, convolution, rngs))
             channels = layer.conv
-        self.layers = nnx.Sequential(*layers)
+        self.layers = nnx.Sequential(*modules)
 
-    def __call__(self, x: jax.Array, train: bool, key: jax.Array | None) -> jax.Array:
-        layers = list(self.layers.layers)
-        keys = [None] * len(layers) if key is None else jax.random.split(key, len(layers))
-        for layer, layer_key in zip(layers, keys, strict=True):
-            x = layer(x, train, layer_key)
+    def __call__(self, x: jax.Array, train: bool, keys: jax.Array | None, axis: str | None) -> jax.Array:
+        for number, layer in enumerate(self.layers.layers):
+            layer_keys = None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+            x = layer(x, train, layer_keys, axis)
         return x.reshape(x.shape[0], -1)
 
 
-def dropout(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
-    """Zeroes about a `rate` of x, float32[B, ...], and scales the rest so that the expectation stays.
-
-    The rate is rounded to 1/65536 (0.05 to 0.050003): 16 random bits decide on a value, half the words that
-    `jax.random.bernoulli` draws. The bits are drawn by rows, so that devices that share the batch share the work.
-    """
-    rows, size = x.shape[0], x[0].size
-    threshold = round(rate * 65536)
-    words = jax.random.bits(key, (rows * -(-size // 2),), jnp.uint32)
-    bits = lax.bitcast_convert_type(words, jnp.uint16).reshape(rows, -1)[:, :size].reshape(x.shape)
-    return jnp.where(bits >= threshold, x * (65536 / (65536 - threshold)), 0)
-
-
-def make_graph(config: recipe.Config) -> Any:
-    """The network without its arrays: static, hashable."""
-    return nnx.split(nnx.eval_shape(lambda: Network(config, nnx.Rngs(params=0))))[0]
+def make_graph(config: recipe.Config, convolution: str = "plain") -> Any:
+    """The network without its arrays: static, hashable. `convolution` is how they are computed, as in `Execution`."""
+    return nnx.split(nnx.eval_shape(lambda: Network(config, convolution, nnx.Rngs(params=0))))[0]
 
 
 def init(config: recipe.Config, key: jax.Array) -> tuple[Any, Any]:
     """Fresh parameters and batch statistics: plain pytrees of float32 arrays, keyed by layer and name."""
-    _, params, batch_stats = nnx.split(Network(config, nnx.Rngs(params=key)), nnx.Param, nnx.BatchStat)
+    _, params, batch_stats = nnx.split(Network(config, "plain", nnx.Rngs(params=key)), nnx.Param, nnx.BatchStat)
     return nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
 
 
 def apply(
-    graph: Any, params: Any, batch_stats: Any, x: jax.Array, *, train: bool, key: jax.Array | None = None
+    graph: Any,
+    params: Any,
+    batch_stats: Any,
+    x: jax.Array,
+    *,
+    train: bool,
+    keys: jax.Array | None = None,
+    axis: str | None = None,
 ) -> tuple[jax.Array, Any]:
     """Logits float32[B, 10] of images float32[B, 28, 28, 1], and the batch statistics after them.
 
-    With `train`, batch norm uses the batch's own statistics and moves the running ones; dropout needs `key`.
+    With `train`, batch norm uses the batch's own statistics and moves the running ones; dropout needs a key an image,
+    key[B]. `axis` names the mesh axis over which devices share the batch: x is then one device's share.
     """
     chex.assert_shape(x, (None, SIDE, SIDE, 1))
     network = nnx.merge(graph, params, batch_stats)
-    logits = network(x, train, key)
+    logits = network(x, train, keys, axis)
     chex.assert_shape(logits, (x.shape[0], CLASSES))
     return logits, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
 
@@ -177,3 +175,8 @@ def layer_table(config: recipe.Config) -> list[Row]:
             f"the network ends in {side}x{side}x{channels}; it must end in 1x1x{CLASSES}, one value a class"
         )
     return rows
+
+
+def activation_bytes(config: recipe.Config) -> int:
+    """What the outputs of all layers take for one batch."""
+    return sum(4 * row.side**2 * row.channels for row in layer_table(config)) * config.batch_size

@@ -4,24 +4,28 @@ import dataclasses
 import json
 import os
 import platform
+import re
 import signal
+import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
+import numpy as np
 from tqdm import tqdm
 
-from jaxdrill import data, models
+from jaxdrill import data, models, parallel
 from jaxdrill.checkpoint import Checkpoints
 from jaxdrill.config import Config
 from jaxdrill.errors import RunError, Stopped, UsageError
-from jaxdrill.train import EpochResult, Program, Progress, compile_program, fit
+from jaxdrill.train import EpochResult, Program, Progress, fit
 
 Rows = list[dict[str, Any]]
 
@@ -59,79 +63,106 @@ def run(config: Config, workdir: Path, data_dir: Path | None, offline: bool, com
     devices = f"{len(jax.devices())} {jax.devices()[0].platform} device(s)"
     images = f"{len(dataset.train_labels):,} training and {len(dataset.test_labels):,} test images"
     print(f"{config.name} on {dataset.name}: {parameters:,} parameters, {images}, {devices}")
-    program = compile_program(config, dataset)
-    seconds["compile"] = program.compile_seconds
+    programs: dict[int, Program] = {}
     try:
-        for seed in range(config.seed, config.seed + config.seeds):
-            for result in _train_seed(program, seed, workdir, rows):
+        for seeds in _groups(config, workdir, parallel.resolve(config.execution, config.seeds).seeds_together):
+            if all(sum(row["seed"] == seed for row in rows) >= config.epochs for seed in seeds):
+                continue
+            if len(seeds) not in programs:
+                programs[len(seeds)] = Program(config, dataset, len(seeds))
+                seconds["compile"] += programs[len(seeds)].compile_seconds
+            for result in _train_group(programs[len(seeds)], seeds, workdir, rows):
                 seconds["train"] += result.train_seconds
                 seconds["evaluation"] += result.test_seconds
     finally:
         _write(workdir / "run.json", json.dumps(about | {"seconds": seconds}, indent=1))
 
 
-def _train_seed(program: Program, seed: int, workdir: Path, rows: Rows) -> Iterator[EpochResult]:
-    """Trains one seed from its checkpoint, if any; after each epoch the row is written first, then the checkpoint."""
+def _groups(config: Config, workdir: Path, together: int) -> list[range]:
+    """The seeds of the run in groups that are trained together; a group that was begun stays one."""
+    names = [re.findall(r"\d+", path.name) for path in workdir.glob("checkpoints/seed*")]
+    begun = [range(int(name[0]), int(name[-1]) + 1) for name in names]
+    wanted = range(config.seed, config.seed + config.seeds)
+    groups = [group for group in begun if set(group) & set(wanted)]
+    fresh = sorted(set(wanted).difference(*groups))
+    while fresh:
+        size = next((n for n, (a, b) in enumerate(pairwise(fresh), start=1) if b != a + 1 or n == together), len(fresh))
+        groups.append(range(fresh[0], fresh[0] + size))
+        fresh = fresh[size:]
+    return sorted(groups, key=min)
+
+
+def _train_group(program: Program, seeds: range, workdir: Path, rows: Rows) -> Iterator[EpochResult]:
+    """Trains seeds from their checkpoint, if any; after each epoch the rows are written first, then the checkpoint."""
     config, steps = program.config, program.steps_per_epoch
-    checkpoints = Checkpoints(workdir / "checkpoints" / f"seed_{seed}")
-    progress = checkpoints.restore(program.start(jax.device_put(jax.random.key(seed), program.sharding)))
-    done = 0 if progress is None else int(progress.state.step)
+    group = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
+    name, checkpoints = f"{config.data} {group}", Checkpoints(workdir / "checkpoints" / group.replace(" ", "_"))
+    progress = checkpoints.restore(program.start(program.root_keys(seeds)))
+    done = 0 if progress is None else int(progress.state.step[0])
     # A row whose checkpoint was never written is trained again, to the same bits.
-    rows[:] = [row for row in rows if row["seed"] != seed or row["epoch"] < done // steps]
+    rows[:] = [row for row in rows if row["seed"] not in seeds or row["epoch"] < done // steps]
     if done:
-        print(f"{config.data} seed {seed}: continuing at epoch {done // steps} of {config.epochs}, step {done}")
-    bar = tqdm(total=config.epochs * steps, initial=done, disable=None, leave=False, unit="step")
-    bar.set_description(f"{config.data} seed {seed}")
+        print(f"{name}: continuing at epoch {done // steps} of {config.epochs}, step {done}")
+    bar = tqdm(total=config.epochs * steps, initial=done, disable=None, leave=False, unit="step", desc=name)
     with bar, _signals() as received:
 
-        def watch(progress: Progress, loss: float) -> None:
-            bar.update()
+        def watch(progress: Progress, step: int, losses: np.ndarray) -> None:
+            bar.update(step - bar.n)
             if not bar.disable:
-                bar.set_postfix(loss=f"{loss:.4f}", accuracy=f"{100 * progress.totals.accuracy:.2f} %", refresh=False)
-            if received and int(progress.state.step) % steps:  # at the end of an epoch its row comes first
-                stop(progress)
+                correct, count = np.asarray(progress.totals.correct).sum(), np.asarray(progress.totals.count).sum()
+                bar.set_postfix(loss=f"{losses.mean():.4f}", accuracy=f"{100 * correct / count:.2f} %", refresh=False)
+            if received and step % steps:  # at the end of an epoch its rows come first
+                checkpoints.save(step, progress)
+                stop(step)
 
-        def stop(progress: Progress) -> None:
-            if int(progress.state.step) % steps:
-                checkpoints.save(progress)
+        def stop(step: int) -> NoReturn:
             raise Stopped(
-                f"stopped at step {int(progress.state.step)} of seed {seed}; the state is saved in {workdir}, "
+                f"stopped at step {step} of {name}; the state is saved in {workdir}, "
                 "and the same command continues from there", received[0]
             )  # fmt: skip
 
-        for result in fit(program, seed, progress, watch):
-            rows.append(_row(seed, result))
+        for result in fit(program, seeds, progress, watch):
+            new = _rows(seeds, result)
+            rows.extend(new)
+            rows.sort(key=lambda row: (row["seed"], row["epoch"]))
             _write(workdir / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-            checkpoints.save(result.progress)
+            if received or result.epoch + 1 == config.epochs or checkpoints.due():
+                checkpoints.save(result.step, result.progress)
             with bar.external_write_mode():
-                print(_line(config, rows[-1]), flush=True)
+                print(_line(name, new), flush=True)
             yield result
             if received:
-                stop(result.progress)
+                stop(result.step)
 
 
-def _row(seed: int, result: EpochResult) -> dict[str, Any]:
-    """One line of `metrics.jsonl`: accuracies in 0..1, losses in nats."""
-    return {
-        "seed": seed,
-        "epoch": result.epoch,
-        "step": int(result.progress.state.step),
-        "learning_rate": result.learning_rate,
-        "train_loss": result.train.mean_loss,
-        "train_accuracy": result.train.accuracy,
-        "test_loss": result.test.mean_loss,
-        "test_accuracy": result.test.accuracy,
-        "test_examples": int(result.test.count),
-        "seconds": round(result.train_seconds + result.test_seconds, 3),
-    }
+def _rows(seeds: range, result: EpochResult) -> Rows:
+    """Lines of `metrics.jsonl`, one a seed: accuracies in 0..1, losses in nats, a seed's share of the seconds."""
+    train, test = jax.device_get((result.train, result.test))
+    return [
+        {
+            "seed": seed,
+            "epoch": result.epoch,
+            "step": result.step,
+            "learning_rate": result.learning_rate,
+            "train_loss": float(train.loss[n]) / int(train.count[n]),
+            "train_accuracy": int(train.correct[n]) / int(train.count[n]),
+            "test_loss": float(test.loss[n]) / int(test.count[n]),
+            "test_accuracy": int(test.correct[n]) / int(test.count[n]),
+            "test_examples": int(test.count[n]),
+            "seconds": round((result.train_seconds + result.test_seconds) / len(seeds), 3),
+        }
+        for n, seed in enumerate(seeds)
+    ]
 
 
-def _line(config: Config, row: dict[str, Any]) -> str:
-    """The row for a person."""
+def _line(name: str, rows: Rows) -> str:
+    """The rows of an epoch for a person: means over the seeds, and their standard deviation if there are several."""
+    mean = {key: statistics.fmean(row[key] for row in rows) for key in rows[0]}
+    spread = f" ± {100 * statistics.stdev(row['test_accuracy'] for row in rows):.2f}" if len(rows) > 1 else ""
     return (
-        f"{config.data} seed {row['seed']} epoch {row['epoch']:2d}  learning rate {row['learning_rate']:<8.3g} "
-        f"train {100 * row['train_accuracy']:5.2f} %  test {100 * row['test_accuracy']:5.2f} %  "
-        f"test loss {row['test_loss']:.4f}  {row['seconds']:.1f} s"
+        f"{name} epoch {rows[0]['epoch']:2d}  learning rate {mean['learning_rate']:<8.3g} "
+        f"train {100 * mean['train_accuracy']:5.2f} %  test {100 * mean['test_accuracy']:5.2f}{spread} %  "
+        f"test loss {mean['test_loss']:.4f}  {mean['seconds'] * len(rows):.1f} s"
     )
 
 
@@ -145,7 +176,7 @@ def _open_folder(config: Config, workdir: Path) -> Rows:
         rows = [json.loads(line) for line in metrics_file.read_text().splitlines()] if metrics_file.exists() else []
         old, new = _flat(before), _flat(resolved)
         for key in sorted((old.keys() | new.keys()) - {"epochs", "seed", "seeds"}):
-            if old.get(key) != new.get(key):
+            if old.get(key) != new.get(key) and not key.startswith("execution."):
                 raise UsageError(
                     f"{workdir} holds a run with {key} = {old.get(key)}, now it is {new.get(key)}; "
                     "choose another --workdir, or delete that one"

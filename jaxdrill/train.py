@@ -1,12 +1,11 @@
 """The training step, the epoch, the evaluation, and `fit`, which yields one result an epoch."""
 
-import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from functools import partial, reduce
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,16 +13,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax import lax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from jaxdrill import augment, metrics, models, optim
+from jaxdrill import augment, metrics, models, optim, parallel
 from jaxdrill.config import Config
 from jaxdrill.data import Dataset
 from jaxdrill.errors import RunError, UsageError
 from jaxdrill.metrics import Sums
-from jaxdrill.parallel import make_mesh
 
 EVALUATION_BATCH = 1000
+CHUNK = 8  # steps
+
+TrainData = tuple[jax.Array, jax.Array]  # images uint8[N, 28, 28, 1], labels uint8[N]
 
 TrainStep = Callable[["TrainState", jax.Array, jax.Array, jax.Array], tuple["TrainState", Sums]]
 
@@ -40,7 +43,7 @@ class TrainState:
 
 @struct.dataclass
 class Progress:
-    """A run of one seed at any step: what a checkpoint holds."""
+    """A run at any step: what a checkpoint holds. Every array of a group of seeds has the seeds as its first axis."""
 
     state: TrainState
     totals: Sums  # of the current epoch's training batches so far
@@ -48,12 +51,13 @@ class Progress:
 
 @dataclass(frozen=True)
 class EpochResult:
-    """One epoch of one seed; `train` is summed over the steps, each measured before its update, as in the notebooks."""
+    """One epoch of a group of seeds; `train` is summed over the steps, each before its update, as in the notebooks."""
 
     epoch: int  # from 0
+    step: int  # optimiser steps done
     progress: Progress  # after the epoch
     learning_rate: float
-    train: Sums
+    train: Sums  # of each seed
     test: Sums
     train_seconds: float
     test_seconds: float
@@ -73,24 +77,36 @@ def stream(key: jax.Array, which: Stream, index: jax.Array | int = 0) -> jax.Arr
     return jax.random.fold_in(key, index * len(Stream) + which)
 
 
-def make_train_step(config: Config, graph: Any, optimizer: optax.GradientTransformationExtraArgs) -> TrainStep:
-    """The one training step, to be jit-compiled."""
+def make_train_step(
+    config: Config, graph: Any, optimizer: optax.GradientTransformationExtraArgs, axis: str | None = None
+) -> TrainStep:
+    """The one training step of one seed, to be jit-compiled. `axis` names the mesh axis that shares the batch."""
 
     def train_step(state: TrainState, images: jax.Array, labels: jax.Array, key: jax.Array) -> tuple[TrainState, Sums]:
-        """Images uint8[B, 28, 28, 1], labels int32[B], the run's root key. The sums are those before the update."""
+        """Images uint8[B, 28, 28, 1], labels int32[B], both one device's share of the batch, and the run's root key.
+        The sums are those of the whole batch, before the update."""
+        shares, share = (lax.psum(1, axis), lax.axis_index(axis)) if axis else (1, 0)
+        places = share * labels.size + jnp.arange(labels.size)  # in the whole batch
+
+        def keys(which: Stream) -> jax.Array:  # an image's random numbers do not depend on how the batch is shared
+            return jax.vmap(jax.random.fold_in, (None, 0))(stream(key, which, state.step), places)
+
         rotation = config.augmentation
         if rotation.rotation_degrees:
-            augment_key = stream(key, Stream.AUGMENT, state.step)
-            images = augment.random_rotation(augment_key, images, rotation.rotation_degrees, rotation.rotation_fill)
+            images = augment.random_rotation(
+                keys(Stream.AUGMENT), images, rotation.rotation_degrees, rotation.rotation_fill
+            )
         x = augment.normalize(images)
-        dropout_key = stream(key, Stream.DROPOUT, state.step)
 
         def loss(params: Any) -> tuple[jax.Array, tuple[Sums, Any]]:
-            logits, batch_stats = models.apply(graph, params, state.batch_stats, x, train=True, key=dropout_key)
+            logits, batch_stats = models.apply(
+                graph, params, state.batch_stats, x, train=True, keys=keys(Stream.DROPOUT), axis=axis
+            )
             sums = metrics.sums(logits, labels)
-            return sums.loss / labels.size, (sums, batch_stats)
+            return sums.loss / (shares * labels.size), (sums, batch_stats)
 
         gradient, (sums, batch_stats) = jax.grad(loss, has_aux=True)(state.params)
+        gradient, sums = parallel.all_sum((gradient, sums), axis)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, batch_stats, opt_state), sums
@@ -98,102 +114,152 @@ def make_train_step(config: Config, graph: Any, optimizer: optax.GradientTransfo
     return train_step
 
 
-@dataclass(frozen=True)
 class Program:
-    """A recipe compiled for a dataset and the devices at hand; every seed runs the same one."""
+    """A recipe compiled for a dataset, a number of seeds trained together, and the devices at hand.
 
-    config: Config
-    steps_per_epoch: int
-    sharding: NamedSharding  # of all but the batches: a copy on each device
-    schedule: optax.Schedule
-    start: Callable[[jax.Array], Progress]  # root key -> before the first step
-    shuffle: Callable[..., jax.Array]  # root key, epoch -> order of the images, int32[N]
-    train_batch: Callable[[Progress, jax.Array, jax.Array, int], tuple[Progress, jax.Array]]  # ..., order, key, batch
-    evaluate: Callable[[TrainState], Sums]
-    compile_seconds: float
-
-
-def compile_program(config: Config, dataset: Dataset) -> Program:
-    """Puts the dataset on the devices and compiles everything that a run needs.
-
-    Raises:
-        UsageError: the network does not fit the images, or a batch is larger than the data.
+    Everything that a seed has, its root key (key[S]) to begin with, has the seeds as its first axis.
     """
-    models.layer_table(config)
-    count, size = len(dataset.train_labels), config.batch_size
-    if size > count:
-        raise UsageError(f"batch_size is {size}; {dataset.name} has only {count} training images")
-    began = time.perf_counter()
-    mesh = make_mesh(size)
-    sharding = NamedSharding(mesh, PartitionSpec())
-    steps_per_epoch = -(-count // size)
-    last = count - (steps_per_epoch - 1) * size  # images in the last batch
-    schedule = optim.make_schedule(config.schedule, config.optimizer.learning_rate, steps_per_epoch)
-    optimizer = optim.make_optimizer(config.optimizer, schedule)
-    graph = models.make_graph(config)
 
-    def start(key: jax.Array) -> Progress:
-        params, batch_stats = models.init(config, stream(key, Stream.INIT))
-        return Progress(TrainState(jnp.int32(0), params, batch_stats, optimizer.init(params)), metrics.zero())
+    def __init__(self, config: Config, dataset: Dataset, seeds: int = 1) -> None:
+        """Puts the dataset on the devices and compiles everything that a run needs.
 
-    def shuffle(key: jax.Array, epoch: jax.Array) -> jax.Array:
-        return jax.random.permutation(stream(key, Stream.SHUFFLE, epoch), count).astype(jnp.int32)
+        Raises:
+            UsageError: the network does not fit the images, or a batch is larger than the data.
+        """
+        models.layer_table(config)
+        count, size = len(dataset.train_labels), config.batch_size
+        if size > count:
+            raise UsageError(f"batch_size is {size}; {dataset.name} has only {count} training images")
+        began = time.perf_counter()
+        self.config, self.execution = config, parallel.resolve(config.execution, seeds)
+        self.full_batches, self.rest = divmod(count, size)  # the rest is a batch too
+        self.steps_per_epoch = self.full_batches + (self.rest > 0)
+        self.schedule = optim.make_schedule(config.schedule, config.optimizer.learning_rate, self.steps_per_epoch)
+        self.optimizer = optim.make_optimizer(config.optimizer, self.schedule)
+        self.graph = models.make_graph(config, self.execution.convolution)
+        self.mesh = parallel.make_mesh(seeds, size)
+        self.sharding, everywhere = NamedSharding(self.mesh, P("seeds")), NamedSharding(self.mesh, P())
+        self._train_data = jax.device_put((dataset.train_images, dataset.train_labels), everywhere)
+        test = _test_batches(dataset, self.mesh.size)
+        self._test_data = jax.device_put(test, NamedSharding(self.mesh, P(None, "batch")))
+        self._test_batches = jax.device_put(list(np.arange(len(test[0]), dtype=np.int32)), everywhere)
+        zero = jax.tree.map(lambda a: jnp.broadcast_to(a, (seeds,)), metrics.zero())
+        self._zero = jax.device_put(zero, self.sharding)
 
-    train_step = make_train_step(config, graph, optimizer)
-    train = jax.device_put((dataset.train_images, dataset.train_labels), sharding)
-    test, batches = _test_batches(dataset, mesh)
-    key = jax.device_put(jax.random.key(0), sharding)
-    replicated = partial(jax.jit, out_shardings=sharding)
-    like = partial(jax.tree.map, lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding))
-    progress, order, epoch = like(jax.eval_shape(start, key)), like(np.zeros(count, np.int32)), np.int32(0)
-    step = replicated(make_batch_step(train_step, size, steps_per_epoch, mesh), static_argnums=4)
-    lowered = [
-        replicated(start).lower(key),
-        replicated(shuffle).lower(key, epoch),
-        replicated(make_evaluation_step(graph)).lower(progress.state, progress.totals, test, like(epoch)),
-        *(step.lower(progress, train, order, key, images) for images in dict.fromkeys((last, size))),
-    ]
-    with ThreadPoolExecutor() as pool:
-        start, shuffle, evaluation_step, *steps = pool.map(lambda program: program.compile(), lowered)
+        keys = self.root_keys(range(seeds))
+        like = partial(jax.tree.map, lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=self.sharding))
+        progress = like(jax.eval_shape(jax.vmap(self._start), keys))
+        orders = like(np.zeros((seeds, count), np.int32))
+        self._abstract = progress, self._train_data, orders, keys
+        by_seed = partial(jax.jit, out_shardings=self.sharding)
+        evaluation = parallel.over_devices(
+            make_evaluation_step(self.graph), self.mesh, P("seeds"), P("seeds"), P(None, "batch"), P()
+        )
+        lowered: dict[Any, Any] = {
+            "start": by_seed(jax.vmap(self._start)).lower(keys),
+            "shuffle": by_seed(jax.vmap(self._shuffle, (0, None))).lower(keys, np.int32(0)),
+            "evaluate": by_seed(evaluation).lower(progress.state, self._zero, self._test_data, self._test_batches[0]),
+        } | {call: self._lower(*call) for call in set(self.calls(0))}
+        with ThreadPoolExecutor(2) as pool:  # more would not be faster, and each takes 200 MB
+            self._compiled = dict(zip(lowered, pool.map(parallel.compile_lowered, lowered.values()), strict=True))
+        self.compile_seconds = time.perf_counter() - began
 
-    def train_batch(progress: Progress, order: jax.Array, key: jax.Array, batch: int) -> tuple[Progress, jax.Array]:
-        return steps[0 if batch == steps_per_epoch - 1 else -1](progress, train, order, key)
+    def root_keys(self, seeds: Sequence[int]) -> jax.Array:
+        return jax.device_put(jnp.stack([jax.random.key(seed) for seed in seeds]), self.sharding)
 
-    zero, *numbers = jax.device_put((metrics.zero(), *np.arange(batches, dtype=np.int32)), sharding)
+    def start(self, keys: jax.Array) -> Progress:
+        """Before the first step."""
+        return self._compiled["start"](keys)
 
-    def evaluate(state: TrainState) -> Sums:
-        return reduce(lambda totals, number: evaluation_step(state, totals, test, number), numbers, zero)
+    def shuffle(self, keys: jax.Array, epoch: int) -> jax.Array:
+        """Each seed's order of the training images in an epoch, int32[S, N]."""
+        return self._compiled["shuffle"](keys, np.int32(epoch))
 
-    seconds = time.perf_counter() - began
-    return Program(config, steps_per_epoch, sharding, schedule, start, shuffle, train_batch, evaluate, seconds)
+    def calls(self, step: int) -> Iterator[tuple[int, int]]:
+        """From a step of the epoch to its end: how many steps are done at once, on batches of how many images."""
+        while step < self.full_batches:
+            most = {"steps": 1, "chunks": CHUNK, "scan": self.full_batches}[self.execution.epoch]
+            steps = min(most, self.full_batches - step)
+            yield steps, self.config.batch_size
+            step += steps
+        if self.rest:
+            yield 1, self.rest
 
-
-def make_batch_step(train_step: TrainStep, size: int, steps_per_epoch: int, mesh: Mesh) -> Callable[..., Any]:
-    """A training step that takes its own batch from the dataset on the devices, which share it if they can evenly."""
-
-    def batch_step(
-        progress: Progress, train: Any, order: jax.Array, key: jax.Array, images_in_batch: int
+    def train(
+        self, progress: Progress, orders: jax.Array, keys: jax.Array, call: tuple[int, int]
     ) -> tuple[Progress, jax.Array]:
-        even = images_in_batch % mesh.size == 0
-        shared = NamedSharding(mesh, PartitionSpec("batch") if even else PartitionSpec())
-        first = progress.state.step % steps_per_epoch * size
-        indices = jax.lax.dynamic_slice(order, (first,), (images_in_batch,))
-        images, labels = jax.lax.with_sharding_constraint(jax.tree.map(lambda a: a[indices], train), shared)
-        state, sums = train_step(progress.state, images, labels.astype(jnp.int32), key)
-        return Progress(state, progress.totals + sums), sums.loss / images_in_batch
+        """The progress after the next call of `calls`, and each seed's mean loss in it, float32[S]."""
+        if call not in self._compiled:  # the first one after a stop within a chunk
+            self._compiled[call] = parallel.compile_lowered(self._lower(*call))
+        return self._compiled[call](progress, self._train_data, orders, keys)
+
+    def evaluate(self, state: TrainState) -> Sums:
+        """The sums of each seed over every test image, each counted once."""
+        totals = self._zero
+        for batch in self._test_batches:
+            totals = self._compiled["evaluate"](state, totals, self._test_data, batch)
+        return totals
+
+    def reset(self, progress: Progress) -> Progress:
+        """The progress at the beginning of an epoch."""
+        return replace(progress, totals=self._zero)
+
+    def _start(self, key: jax.Array) -> Progress:
+        params, batch_stats = models.init(self.config, stream(key, Stream.INIT))
+        return Progress(TrainState(jnp.int32(0), params, batch_stats, self.optimizer.init(params)), metrics.zero())
+
+    def _shuffle(self, key: jax.Array, epoch: jax.Array) -> jax.Array:
+        images = len(self._train_data[1])
+        return jax.random.permutation(stream(key, Stream.SHUFFLE, epoch), images).astype(jnp.int32)
+
+    def _lower(self, steps: int, images: int) -> Any:
+        """Several steps on batches of so many images. The devices of a seed share each batch if they can evenly;
+        otherwise each does all of it."""
+        axis = "batch" if images % self.mesh.shape["batch"] == 0 else None
+        train_step = make_train_step(self.config, self.graph, self.optimizer, axis)
+        shares = self.mesh.shape["batch"] if axis else 1
+        step = make_batch_step(train_step, self.steps_per_epoch, self.config.batch_size, images // shares, axis)
+
+        def call(progress: Progress, data: TrainData, order: jax.Array, key: jax.Array) -> tuple[Progress, jax.Array]:
+            def one(progress: Progress, _: None) -> tuple[Progress, jax.Array]:
+                return step(progress, data, order, key)
+
+            if self.execution.epoch == "scan":
+                progress, losses = lax.scan(one, progress, length=steps)
+                return progress, losses.mean()
+            losses = []
+            for _ in range(steps):  # even a scan of one step is a loop, in which CPU's convolutions are slow
+                progress, loss = one(progress, None)
+                losses.append(loss)
+            return progress, jnp.stack(losses).mean()
+
+        on_devices = parallel.over_devices(call, self.mesh, P("seeds"), P(), P("seeds"), P("seeds"))
+        return jax.jit(on_devices, out_shardings=self.sharding).lower(*self._abstract)
+
+
+def make_batch_step(
+    train_step: TrainStep, steps_per_epoch: int, batch_size: int, share: int, axis: str | None
+) -> Callable[..., tuple[Progress, jax.Array]]:
+    """A training step that takes its own batch, or the device's share of it, from the data on the devices."""
+
+    def batch_step(progress: Progress, data: TrainData, order: jax.Array, key: jax.Array) -> tuple[Progress, jax.Array]:
+        first = progress.state.step % steps_per_epoch * batch_size
+        first = first + lax.axis_index(axis) * share if axis else first
+        indices = lax.dynamic_slice(order, (first,), (share,))
+        images, labels = data[0][indices], data[1][indices].astype(jnp.int32)
+        state, sums = train_step(progress.state, images, labels, key)
+        return Progress(state, progress.totals + sums), sums.loss / sums.count.astype(jnp.float32)
 
     return batch_step
 
 
-def _test_batches(dataset: Dataset, mesh: Mesh) -> tuple[Any, int]:
-    """Test images, labels and validity in equal batches, and their number; the padding of the last one is not valid."""
+def _test_batches(dataset: Dataset, devices: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Test images, labels and validity in equal batches; the padding of the last one is not valid."""
     count = len(dataset.test_labels)
-    size = -(-min(EVALUATION_BATCH, count) // mesh.size) * mesh.size
-    batches = -(-count // size)
-    indices = np.arange(batches * size).reshape(batches, size)
+    size = -(-min(EVALUATION_BATCH, count) // devices) * devices
+    indices = np.arange(-(-count // size) * size).reshape(-1, size)
     padded = np.minimum(indices, count - 1)
-    test = dataset.test_images[padded], dataset.test_labels[padded], indices < count
-    return jax.device_put(test, NamedSharding(mesh, PartitionSpec(None, "batch"))), batches
+    return dataset.test_images[padded], dataset.test_labels[padded], indices < count
 
 
 def make_evaluation_step(graph: Any) -> Callable[..., Sums]:
@@ -202,41 +268,44 @@ def make_evaluation_step(graph: Any) -> Callable[..., Sums]:
     def evaluation_step(state: TrainState, totals: Sums, test: Any, batch: jax.Array) -> Sums:
         images, labels, valid = jax.tree.map(lambda a: a[batch], test)
         logits, _ = models.apply(graph, state.params, state.batch_stats, augment.normalize(images), train=False)
-        return totals + metrics.sums(logits, labels.astype(jnp.int32), valid)
+        return totals + parallel.all_sum(metrics.sums(logits, labels.astype(jnp.int32), valid), "batch")
 
     return evaluation_step
 
 
 def fit(
     program: Program,
-    seed: int,
+    seeds: Sequence[int],
     progress: Progress | None = None,
-    watch: Callable[[Progress, float], None] = lambda progress, loss: None,
+    watch: Callable[[Progress, int, np.ndarray], None] = lambda progress, step, losses: None,
 ) -> Iterator[EpochResult]:
-    """Trains one seed to the recipe's last epoch, from the start or from any progress, with the same bits.
+    """Trains seeds together to the recipe's last epoch, from the start or from any progress, with the same bits.
 
-    `watch` is called after every step with the progress and the step's mean loss; what it raises ends the run.
+    `watch` is called after each call of `Program.calls` with the progress, the steps done and each seed's mean loss;
+    what it raises ends the run.
 
     Raises:
-        RunError: the loss is not finite.
+        RunError: a loss is not finite.
     """
-    key = jax.device_put(jax.random.key(seed), program.sharding)
-    current = program.start(key) if progress is None else progress
-    for epoch in range(int(current.state.step) // program.steps_per_epoch, program.config.epochs):
+    keys = program.root_keys(seeds)
+    current = program.start(keys) if progress is None else progress
+    done, steps_per_epoch = int(current.state.step[0]), program.steps_per_epoch
+    for epoch in range(done // steps_per_epoch, program.config.epochs):
         began = time.perf_counter()
-        learning_rate = float(str(np.asarray(program.schedule(current.state.step))))  # 0.01, not 0.009999999776
-        order = program.shuffle(key, np.int32(epoch))
-        for batch in range(int(current.state.step) % program.steps_per_epoch, program.steps_per_epoch):
-            current, batch_loss = program.train_batch(current, order, key, batch)
-            loss = float(batch_loss)
-            if not math.isfinite(loss):
+        learning_rate = float(str(np.asarray(program.schedule(done))))  # 0.01, not 0.009999999776
+        orders = program.shuffle(keys, epoch)
+        for call in program.calls(done % steps_per_epoch):
+            current, batch_losses = program.train(current, orders, keys, call)
+            losses, done = np.asarray(batch_losses), done + call[0]
+            if not np.isfinite(losses).all():
+                bad = int(np.argmin(np.isfinite(losses)))
                 raise RunError(
-                    f"the loss of seed {seed} is {loss} at step {int(current.state.step) - 1} (epoch {epoch}), "
+                    f"the loss of seed {seeds[bad]} is {losses[bad]} by step {done - 1} (epoch {epoch}), "
                     f"learning rate {learning_rate:g}; try a smaller --optimizer.learning-rate"
                 )
-            watch(current, loss)
+            watch(current, done, losses)
         trained = time.perf_counter()
-        train, current = current.totals, replace(current, totals=jax.device_put(metrics.zero(), program.sharding))
+        train, current = current.totals, program.reset(current)
         test = jax.block_until_ready(program.evaluate(current.state))
         ended = time.perf_counter()
-        yield EpochResult(epoch, current, learning_rate, train, test, trained - began, ended - trained)
+        yield EpochResult(epoch, done, current, learning_rate, train, test, trained - began, ended - trained)

@@ -32,10 +32,18 @@ augmentation = { rotation_degrees = 7 }
 """
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _programs_are_compiled_once(tmp_path_factory):
+    """Tests share a cache of compiled programs, as starts of the tool do."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory, monkeypatch):
     """No test reads or writes the cache in the home folder."""
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "xdg_cache"))
 
 
 @pytest.fixture(scope="session")

@@ -30,12 +30,13 @@ def test_rotation_agrees_with_pil(digits):
 def test_random_rotation_draws_an_angle_for_each_image_within_the_range():
     image = np.arange(28 * 28, dtype=np.int64).reshape(1, 28, 28, 1) % 251
     images = np.repeat(image.astype(np.uint8), 64, axis=0)
-    rotated = np.asarray(augment.random_rotation(jax.random.key(0), images, 7.0, 1))
+    keys = jax.random.split(jax.random.key(0), 64)
+    rotated = np.asarray(augment.random_rotation(keys, images, 7.0, 1))
     assert len(np.unique(rotated.reshape(64, -1), axis=0)) > 32
     # 7 degrees move no pixel within 3 of the centre by half a pixel; the corners, 19 away, move by up to 2.3.
     assert np.array_equal(rotated[:, 12:16, 12:16], images[:, 12:16, 12:16])
     assert np.mean(rotated[:, 0, 0, 0] == 1) > 0.5
-    assert np.array_equal(rotated, augment.random_rotation(jax.random.key(0), images, 7.0, 1))
+    assert np.array_equal(rotated, augment.random_rotation(keys, images, 7.0, 1))
 
 
 def test_normalize():

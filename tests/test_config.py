@@ -43,6 +43,7 @@ def test_recipe_numbers():
         "optimizer.name": "sgd", "optimizer.learning_rate": 0.01, "optimizer.momentum": 0.95,
         "optimizer.beta_1": 0.9, "optimizer.beta_2": 0.999, "optimizer.epsilon": 1e-8,
         "schedule.name": "step", "schedule.factor": 0.1, "schedule.every_epochs": 5,
+        "execution.epoch": "auto", "execution.seeds_together": 0, "execution.convolution": "auto",
     }  # fmt: skip
     assert config.load("1").optimizer == config.load("3").optimizer == config.Optimizer("sgd", 0.01, 0.9)
 

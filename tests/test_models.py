@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdrill import config, models
+from jaxdrill import config, layers, models
 from jaxdrill.errors import UsageError
 
 STEPS = [("1", 194_884), *((step, 9_606) for step in ("2", "3", "4", "4_adam", "5", "5_exponential"))]
@@ -46,11 +46,11 @@ def test_the_layer_table_is_what_the_network_does():
     recipe = config.load("2")
     network = recipe.network[:7]  # up to the 6x6 map, whose centre sees only pixels within the image
     rows = models.layer_table(recipe)[:7]
-    net = models.Network(dataclasses.replace(recipe, network=network), models.nnx.Rngs(params=0))
+    net = models.Network(dataclasses.replace(recipe, network=network), "plain", models.nnx.Rngs(params=0))
     side, channels = rows[-1].side, rows[-1].channels
 
     def value(x):
-        out = net(x, False, None)
+        out = net(x, False, None, None)
         assert out.size == side * side * channels
         return out.reshape(side, side, channels)[side // 2, side // 2].sum()
 
@@ -62,7 +62,7 @@ def test_the_layer_table_is_what_the_network_does():
 def test_dropout_stands_after_five_of_the_blocks():
     dropped = ["dropout 0.05" in row.layer for row in models.layer_table(config.load("3"))]
     assert dropped == [True, True, False, False, True, True, True, False, False, False]
-    net = models.Network(config.load("3"), models.nnx.Rngs(params=0))
+    net = models.Network(config.load("3"), "plain", models.nnx.Rngs(params=0))
     rates = [layer.dropout_rate for layer in net.layers.layers if isinstance(layer, models.Block)]
     assert rates == [0.05, 0.05, 0, 0.05, 0.05, 0.05, 0, 0]
 
@@ -97,40 +97,21 @@ def test_steps_with_the_same_network_start_with_the_same_weights():
     assert jax.tree.all(jax.tree.map(np.array_equal, *params))
 
 
-@pytest.mark.parametrize("shape", [(64, 24, 24, 10), (7, 5, 5, 3)])  # an even and an odd number of values a row
-def test_dropout(shape):
-    x = jnp.ones(shape)
-    dropped = np.asarray(models.dropout(jax.random.key(0), x, 0.05))
-    share = np.mean(dropped == 0)
-    assert abs(share - 0.05) < 4 * (0.05 * 0.95 / x.size) ** 0.5
-    np.testing.assert_allclose(dropped[dropped != 0], 65536 / (65536 - 3277), rtol=1e-6)
-    assert not np.array_equal(dropped, models.dropout(jax.random.key(1), x, 0.05))
-    rows = dropped.reshape(shape[0], -1)
-    assert not np.array_equal(rows[0], rows[1])
-
-
-def test_neighbouring_values_drop_independently():
-    """Two values share a random word; if they shared its bits they would drop together."""
-    zero = np.asarray(models.dropout(jax.random.key(0), jnp.ones((100, 10_000)), 0.5)) == 0
-    assert abs(np.mean(zero[:, 0::2] & zero[:, 1::2]) - 0.25) < 0.003
-
-
 def test_no_two_layers_share_a_mask():
-    layers = [{"conv": 4, "kernel": 1}] * 2
-    network = tuple(config.Conv(**layer) for layer in layers)
+    network = (config.Conv(4, 1), config.Conv(4, 1))
     recipe = config.Config("x", network, dropout=config.Dropout(0.5, (1, 2)))
-    net = models.Network(recipe, models.nnx.Rngs(params=0))
+    net = models.Network(recipe, "plain", models.nnx.Rngs(params=0))
     calls = []
 
-    def spy(key, x, rate):
-        calls.append(np.asarray(original(key, jnp.ones((8, 28, 28, 4)), rate)) == 0)
+    def spy(keys, x, rate):
+        calls.append(np.asarray(original(keys, jnp.ones((8, 28, 28, 4)), rate)) == 0)
         return x
 
-    original, models.dropout = models.dropout, spy
+    original, layers.dropout = layers.dropout, spy
     try:
-        net(jnp.ones((8, 28, 28, 1)), True, jax.random.key(0))
+        net(jnp.ones((8, 28, 28, 1)), True, jax.random.split(jax.random.key(0), 8), None)
     finally:
-        models.dropout = original
+        layers.dropout = original
     assert len(calls) == 2
     assert abs(np.mean(calls[0] == calls[1]) - 0.5) < 0.02
 
@@ -143,8 +124,8 @@ def test_evaluation_neither_drops_nor_learns():
     alone, _ = models.apply(graph, params, stats, x[:1], train=False)
     np.testing.assert_allclose(logits[:1], alone, atol=1e-5)
     assert jax.tree.all(jax.tree.map(np.array_equal, stats, after))
-    first, moved = models.apply(graph, params, stats, x, train=True, key=jax.random.key(1))
-    second, _ = models.apply(graph, params, stats, x, train=True, key=jax.random.key(2))
+    first, moved = models.apply(graph, params, stats, x, train=True, keys=jax.random.split(jax.random.key(1), 4))
+    second, _ = models.apply(graph, params, stats, x, train=True, keys=jax.random.split(jax.random.key(2), 4))
     assert not np.allclose(first, second)
     assert not any(jax.tree.leaves(jax.tree.map(np.array_equal, stats, moved)))
 

@@ -1,5 +1,6 @@
 """The run folder: what it holds, and how a run continues."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -62,13 +63,51 @@ def test_a_finished_run_is_not_trained_again(finished, tiny_recipe, capsys):
     assert "| tiny | digits | 1,548 | 2 | 2 |" in out
 
 
-def test_more_epochs_and_seeds_continue_a_run(finished, tiny_recipe, tmp_path):
+def test_more_epochs_continue_a_run(finished, tiny_recipe, tmp_path):
+    folder = tmp_path / "run"
+    command = ["--step", str(tiny_recipe), "--workdir", str(folder), "--seed", "3", "--seeds", "2"]
+    assert main([*command, "--epochs", "1"]) == 0
+    assert len(rows(folder)) == 2
+    assert main(command) == 0
+    assert without_seconds(folder) == without_seconds(finished)
+
+
+def test_more_seeds_continue_a_run(tiny_recipe, tmp_path):
+    """In turn, a seed's bits do not depend on the others."""
+    together, one_more = tmp_path / "together", tmp_path / "one_more"
+    command = ["--step", str(tiny_recipe), "--execution.seeds-together", "1", "--workdir"]
+    assert main([*command, str(one_more), "--seed", "3"]) == 0
+    assert main([*command, str(one_more), "--seed", "3", "--seeds", "2"]) == 0
+    assert main([*command, str(together), "--seed", "3", "--seeds", "2"]) == 0
+    assert without_seconds(one_more) == without_seconds(together)
+    assert len(rows(together)) == 4
+
+
+@pytest.mark.parametrize(
+    ("begun", "seed", "seeds", "together", "groups"),
+    [
+        ([], 1, 5, 2, [(1, 2), (3, 4), (5, 5)]),
+        ([], 1, 5, 1, [(1, 1), (2, 2), (3, 3), (4, 4), (5, 5)]),
+        ([], 7, 3, 32, [(7, 9)]),
+        (["seed_1"], 1, 4, 2, [(1, 1), (2, 3), (4, 4)]),
+        (["seeds_2_to_3"], 1, 5, 4, [(1, 1), (2, 3), (4, 5)]),
+        (["seeds_1_to_4"], 3, 1, 1, [(1, 4)]),
+        (["seeds_1_to_4"], 5, 1, 1, [(5, 5)]),
+    ],
+)
+def test_groups_of_seeds(tiny, tmp_path, begun, seed, seeds, together, groups):
+    for name in begun:
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    wanted = dataclasses.replace(tiny, seed=seed, seeds=seeds)
+    assert [(group[0], group[-1]) for group in run_module._groups(wanted, tmp_path, together)] == groups
+
+
+def test_how_it_runs_may_change(tiny_recipe, tmp_path):
     folder = tmp_path / "run"
     command = ["--step", str(tiny_recipe), "--workdir", str(folder)]
-    assert main([*command, "--seed", "3", "--epochs", "1"]) == 0
-    assert len(rows(folder)) == 1
-    assert main([*command, "--seed", "3", "--seeds", "2"]) == 0
-    assert without_seconds(folder) == without_seconds(finished)
+    assert main([*command, "--epochs", "1"]) == 0
+    assert main([*command, "--execution.epoch", "scan", "--execution.convolution", "patches"]) == 0
+    assert [row["step"] for row in rows(folder)] == [3, 6]
 
 
 def test_a_crash_between_row_and_checkpoint_loses_nothing(finished, tiny_recipe, tmp_path, monkeypatch):
@@ -77,16 +116,16 @@ def test_a_crash_between_row_and_checkpoint_loses_nothing(finished, tiny_recipe,
     saves = []
     save = run_module.Checkpoints.save
 
-    def crash(self, progress):
-        saves.append(progress)
+    def crash(self, step, progress):
+        saves.append(step)
         if len(saves) == 2:
             raise MemoryError
-        save(self, progress)
+        save(self, step, progress)
 
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
         patch.setattr(run_module.Checkpoints, "save", crash)
         main(command)
-    assert [(row["seed"], row["epoch"]) for row in rows(folder)] == [(3, 0), (3, 1)]
+    assert [(row["seed"], row["epoch"]) for row in rows(folder)] == [(3, 0), (3, 1), (4, 0), (4, 1)]
     assert main(command) == 0
     assert without_seconds(folder) == without_seconds(finished)
 
@@ -137,7 +176,7 @@ def test_a_loss_that_is_not_finite(tiny_recipe, tmp_path, capsys):
     command = ["--step", str(tiny_recipe), "--workdir", str(tmp_path / "run"), "--optimizer.learning-rate", "1e30"]
     assert main(command) == 1
     error = capsys.readouterr().err
-    assert "at step" in error and "learning rate 1e+30" in error and error.count("\n") == 1
+    assert "by step" in error and "learning rate 1e+30" in error and error.count("\n") == 1
     assert {path.name for path in (tmp_path / "run").iterdir()} == FILES - {"metrics.jsonl"}
     assert not any((tmp_path / "run" / "checkpoints" / "seed_1").iterdir())
 

@@ -82,12 +82,12 @@ def test_20_training_steps_agree_with_pytorch(case):
 
 @pytest.fixture(scope="module")
 def program(tiny, digits):
-    return train.compile_program(tiny, digits)
+    return train.Program(tiny, digits)
 
 
 def test_every_image_is_trained_once_an_epoch_in_a_new_order(program, digits):
-    key = jax.device_put(jax.random.key(1), program.sharding)
-    orders = [np.asarray(program.shuffle(key, np.int32(epoch))) for epoch in (0, 0, 1)]
+    key = program.root_keys([1])
+    orders = [np.asarray(program.shuffle(key, epoch))[0] for epoch in (0, 0, 1)]
     for order in orders:
         assert np.array_equal(np.sort(order), np.arange(len(digits.train_labels)))
     assert np.array_equal(orders[0], orders[1])
@@ -96,14 +96,14 @@ def test_every_image_is_trained_once_an_epoch_in_a_new_order(program, digits):
 
 
 def test_an_epoch_counts_every_image(program, digits):
-    results = list(train.fit(program, 1))
+    results = list(train.fit(program, [1]))
     assert [result.epoch for result in results] == [0, 1]
     for epoch, result in enumerate(results):
-        assert int(result.train.count) == len(digits.train_labels) == 1437
-        assert int(result.test.count) == 360
-        assert int(result.progress.state.step) == (epoch + 1) * 3  # batches of 512, 512 and 413
-        assert int(result.progress.totals.count) == 0
-    assert results[1].train.mean_loss < results[0].train.mean_loss
+        assert int(one(result.train).count) == len(digits.train_labels) == 1437
+        assert int(one(result.test).count) == 360
+        assert result.step == int(result.progress.state.step[0]) == (epoch + 1) * 3  # batches of 512, 512 and 413
+        assert int(one(result.progress.totals).count) == 0
+    assert one(results[1].train).mean_loss < one(results[0].train).mean_loss
 
 
 def test_batches_follow_the_order_and_the_last_one_is_short(digits):
@@ -112,15 +112,16 @@ def test_batches_follow_the_order_and_the_last_one_is_short(digits):
 
     def spy_step(state, images, labels, key):
         seen.append((np.asarray(images), np.asarray(labels)))
-        return dataclasses.replace(state, step=state.step + 1), metrics.zero()
+        return dataclasses.replace(state, step=state.step + 1), metrics.Sums(
+            jnp.float32(1), labels.sum(), jnp.int32(labels.size)
+        )
 
-    mesh = train.make_mesh(512)
-    batch_step = train.make_batch_step(spy_step, 512, 3, mesh)
     order = jnp.array(np.random.default_rng(0).permutation(1437).astype(np.int32))
     progress = train.Progress(train.TrainState(jnp.int32(3), {}, {}, ()), metrics.zero())  # the second epoch
     for size in (512, 512, 413):
+        batch_step = train.make_batch_step(spy_step, 3, 512, size, None)
         progress, _ = batch_step(progress, (jnp.array(digits.train_images), jnp.array(digits.train_labels)), order,
-                                 jax.random.key(0), size)  # fmt: skip
+                                 jax.random.key(0))  # fmt: skip
     assert np.array_equal(np.concatenate([labels for _, labels in seen]), digits.train_labels[order])
     assert np.array_equal(np.concatenate([images for images, _ in seen]), digits.train_images[order])
 
@@ -128,9 +129,10 @@ def test_batches_follow_the_order_and_the_last_one_is_short(digits):
 @pytest.mark.parametrize("evaluation_batch", [1000, 70, 7])
 def test_evaluation_is_exact_for_any_batch(tiny, digits, monkeypatch, evaluation_batch):
     monkeypatch.setattr(train, "EVALUATION_BATCH", evaluation_batch)
-    program = train.compile_program(tiny, digits)
-    state = program.start(jax.device_put(jax.random.key(1), program.sharding)).state
-    sums = program.evaluate(state)
+    program = train.Program(tiny, digits)
+    state = program.start(program.root_keys([1])).state
+    sums = one(program.evaluate(state))
+    state = one(state)
     x = augment.normalize(jnp.array(digits.test_images))
     logits, _ = models.apply(models.make_graph(tiny), state.params, state.batch_stats, x, train=False)
     expected = metrics.sums(logits, digits.test_labels.astype(np.int32))
@@ -138,12 +140,17 @@ def test_evaluation_is_exact_for_any_batch(tiny, digits, monkeypatch, evaluation
     np.testing.assert_allclose(sums.mean_loss, expected.mean_loss, rtol=1e-5)
 
 
+def one(tree):
+    """A group's only seed."""
+    return jax.tree.map(lambda a: a[0], tree)
+
+
 def same(a, b):
     return jax.tree.all(jax.tree.map(np.array_equal, a, b))
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(program):
-    first, again, other = ([result.progress for result in train.fit(program, seed)] for seed in (1, 1, 2))
+    first, again, other = ([result.progress for result in train.fit(program, [seed])] for seed in (1, 1, 2))
     assert same(first, again)
     assert not same(first[-1].state.params, other[-1].state.params)
 
@@ -155,19 +162,19 @@ def test_continuing_from_any_step_gives_the_same_bits(program, stop_at):
 
     kept = []
 
-    def cut(progress, loss):
-        if int(progress.state.step) == stop_at:
+    def cut(progress, step, losses):
+        if step == stop_at:
             kept.append(progress)
             raise Cut
 
-    whole = list(train.fit(program, 1))
+    whole = list(train.fit(program, [1]))
     with pytest.raises(Cut):
-        list(train.fit(program, 1, watch=cut))
+        list(train.fit(program, [1], watch=cut))
     if (
         stop_at == 3
     ):  # between the last batch and the evaluation there is no stop: an epoch's end is where it is yielded
         kept = [whole[0].progress]
-    rest = list(train.fit(program, 1, kept[0]))
+    rest = list(train.fit(program, [1], kept[0]))
     assert [result.epoch for result in rest] == ([0, 1] if stop_at < 3 else [1])
     for result in rest:
         expected = whole[result.epoch]
@@ -180,28 +187,77 @@ def test_two_devices_compute_what_one_does(tiny, digits, monkeypatch):
     results = []
     for smallest_share in (32, 480):
         monkeypatch.setattr("jaxdrill.parallel.SMALLEST_SHARE", smallest_share)
-        program = train.compile_program(constant, digits)
-        results.append((program.sharding.mesh.size, list(train.fit(program, 1))[-1]))
-    (two, shared), (one, alone) = results
-    assert (two, one) == (2, 1)
-    np.testing.assert_allclose(shared.train.mean_loss, alone.train.mean_loss, rtol=1e-4)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3),
-        shared.progress.state.params,
-        alone.progress.state.params,
-    )
+        program = train.Program(constant, digits)
+        *_, last = train.fit(program, [1])
+        results.append((program.mesh.size, one(last.progress.state), one(last.train)))
+    (two, state, sums), (single, alone, alone_sums) = results
+    assert (two, single) == (2, 1)
+    np.testing.assert_allclose(sums.mean_loss, alone_sums.mean_loss, rtol=1e-4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), state.params, alone.params)
+
+
+def final(recipe, digits, seeds, **execution):
+    """The last epoch's training sums and test sums, and the parameters."""
+    recipe = dataclasses.replace(recipe, execution=config.Execution(**execution))
+    *_, last = train.fit(train.Program(recipe, digits, len(seeds)), seeds)
+    return last.train, last.test, last.progress.state.params
+
+
+@pytest.mark.parametrize("epoch", ["chunks", "scan"])
+def test_however_an_epoch_runs_it_computes_the_same(tiny, digits, epoch, monkeypatch):
+    monkeypatch.setattr(train, "CHUNK", 4)
+    small = dataclasses.replace(tiny, batch_size=240)  # 5 full batches, and a rest of 237
+    steps, other = (final(small, digits, [1], epoch=each) for each in ("steps", epoch))
+    assert int(other[0].count[0]) == 1437
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-3), steps, other)
+
+
+@pytest.mark.parametrize("convolution", ["pairs", "patches"])
+def test_however_convolutions_are_computed_the_result_is_the_same(tiny, digits, convolution):
+    plain, other = (final(tiny, digits, [1], convolution=each) for each in ("plain", convolution))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-3), plain, other)
+
+
+@pytest.mark.parametrize("together", [2, 3, 4])  # one a device; all on one device; two on each device
+def test_seeds_trained_together_are_those_trained_alone(tiny, digits, together):
+    seeds = range(5, 5 + together)
+    group = final(tiny, digits, seeds)
+    for n, seed in enumerate(seeds):
+        alone = jax.tree.map(lambda a: a[0], final(tiny, digits, [seed]))
+        mine = jax.tree.map(lambda a, n=n: a[n], group)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3), mine, alone)
+
+
+def test_a_resume_within_a_chunk(tiny, digits, monkeypatch):
+    """Progress from steps, continued by a scan, which then has to begin within an epoch."""
+    kept = []
+    program = train.Program(tiny, digits)
+    whole = list(train.fit(program, [1], watch=lambda progress, step, losses: kept.append(progress)))
+    scan = train.Program(dataclasses.replace(tiny, execution=config.Execution("scan")), digits)
+    rest = list(train.fit(scan, [1], kept[0]))  # after the first of 3 steps
+    assert [result.step for result in rest] == [3, 6]
+    assert int(one(rest[0].train).count) == 1437
+    np.testing.assert_allclose(one(rest[1].train).mean_loss, one(whole[1].train).mean_loss, rtol=1e-3)
+
+
+def test_the_diverging_seed_of_a_group_is_named(tiny, digits, monkeypatch):
+    program = train.Program(tiny, digits, 2)
+    progress = program.start(program.root_keys([7, 8]))
+    broken = jax.tree.map(lambda a: a.at[1].set(jnp.nan) if a.dtype == jnp.float32 else a, progress)
+    with pytest.raises(RunError, match="the loss of seed 8 is nan by step 0"):
+        list(train.fit(program, [7, 8], jax.device_put(broken, program.sharding)))
 
 
 def test_a_loss_that_is_not_finite_stops_at_once(tiny, digits):
     wild = dataclasses.replace(tiny, optimizer=config.Optimizer("sgd", 1e30, 0.9), dropout=config.Dropout())
     steps = []
     with pytest.raises(RunError) as error:
-        list(train.fit(train.compile_program(wild, digits), 1, watch=lambda progress, loss: steps.append(loss)))
-    step = int(re.search(r"at step (\d+)", str(error.value))[1])
+        list(train.fit(train.Program(wild, digits), [1], watch=lambda progress, step, losses: steps.append(losses)))
+    step = int(re.search(r"by step (\d+)", str(error.value))[1])
     assert step == len(steps) < 3
     assert np.isfinite(steps).all()
     assert re.match(
-        r"the loss of seed 1 is (nan|inf) at step \d \(epoch 0\), learning rate 1e\+30; try", str(error.value)
+        r"the loss of seed 1 is (nan|inf) by step \d \(epoch 0\), learning rate 1e\+30; try", str(error.value)
     )
 
 
@@ -209,20 +265,20 @@ def test_the_step_is_traced_once(tiny, digits, monkeypatch):
     traces = []
     original = models.apply
     monkeypatch.setattr(models, "apply", lambda *a, **k: traces.append(a[3].shape[0]) or original(*a, **k))
-    list(train.fit(train.compile_program(tiny, digits), 1))
-    assert sorted(traces) == [360, 413, 512]
+    list(train.fit(train.Program(tiny, digits), [1]))
+    assert sorted(traces) == [180, 256, 413]
 
 
 def test_a_batch_larger_than_the_data(tiny, digits):
     with pytest.raises(UsageError, match="batch_size is 2000; digits has only 1437 training images"):
-        train.compile_program(dataclasses.replace(tiny, batch_size=2000), digits)
+        train.Program(dataclasses.replace(tiny, batch_size=2000), digits)
 
 
 def test_a_batch_may_be_all_of_the_data(tiny):
     few = np.zeros((5, 28, 28, 1), np.uint8), np.arange(5, dtype=np.uint8)
     recipe = dataclasses.replace(tiny, batch_size=5, epochs=1)
-    (result,) = train.fit(train.compile_program(recipe, Dataset("few", *few, *few)), 1)
-    assert (int(result.train.count), int(result.test.count), int(result.progress.state.step)) == (5, 5, 1)
+    (result,) = train.fit(train.Program(recipe, Dataset("few", *few, *few)), [1])
+    assert (int(one(result.train).count), int(one(result.test).count), result.step) == (5, 5, 1)
 
 
 def test_streams_share_no_key():
@@ -238,8 +294,8 @@ def test_mnist_one_epoch(seed, mnist_dir):
     from jaxdrill import data
 
     recipe = dataclasses.replace(config.load("2"), epochs=1)
-    (result,) = train.fit(train.compile_program(recipe, data.load("mnist", mnist_dir)), seed)
-    assert int(result.test.count) == 10_000
-    assert int(result.train.count) == 60_000
-    assert int(result.progress.state.step) == 469
-    assert result.test.accuracy > 0.96  # the notebook's first epoch: 97.85 %
+    (result,) = train.fit(train.Program(recipe, data.load("mnist", mnist_dir)), [seed])
+    assert int(one(result.test).count) == 10_000
+    assert int(one(result.train).count) == 60_000
+    assert result.step == 469
+    assert one(result.test).accuracy > 0.96  # the notebook's first epoch: 97.85 %

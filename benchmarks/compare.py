@@ -1,0 +1,189 @@
+"""jaxdrill beside what people use, on this machine, in one run: `python -m benchmarks.compare --data-dir FOLDER`.
+
+Each contender is a process that waits; in each round they work one after another, so that a change of the machine's
+speed meets all of them. Ratios are taken round by round: another contender's seconds divided by jaxdrill's.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+OTHERS = ("eager", "compile", "flax")
+
+
+class Worker:
+    """A contender's process."""
+
+    def __init__(self, name: str, step: str, batch_size: int, seeds: int, folder: Path, **environment: str) -> None:
+        began = time.perf_counter()
+        command = [sys.executable, "-m", "benchmarks.contenders", name, step, str(batch_size), str(seeds), str(folder)]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            env=os.environ | environment,
+        )  # fmt: skip
+        self._read()
+        self.first_step_seconds = time.perf_counter() - began
+
+    def seconds(self, work: str) -> float:
+        assert self.process.stdin
+        self.process.stdin.write(work + "\n")
+        self.process.stdin.flush()
+        return float(self._read())
+
+    def end(self) -> int:
+        """Peak memory in bytes."""
+        assert self.process.stdin
+        self.process.stdin.close()
+        peak = int(self._read())
+        self.process.wait()
+        return peak
+
+    def _read(self) -> str:
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{' '.join(self.process.args)} ended with {self.process.wait()}")  # type: ignore
+        return line
+
+
+def rounds(workers: Mapping[str, Worker], work: str, count: int) -> dict[str, Any]:
+    """Seconds of each contender in each round, and its ratio to jaxdrill."""
+    for worker in workers.values():
+        if work != "epoch":
+            worker.seconds(work)  # warm
+    seconds: dict[str, list[float]] = {name: [] for name in workers}
+    for _ in range(count):
+        for name, worker in workers.items():
+            seconds[name].append(worker.seconds(work))
+    return {name: summary(values, seconds["jaxdrill"]) for name, values in seconds.items()}
+
+
+def summary(values: list[float], ours: list[float]) -> dict[str, Any]:
+    ratios = [a / b for a, b in zip(values, ours, strict=True)]
+    return {"seconds": values, "median": statistics.median(values), "ratio": statistics.median(ratios),
+            "lowest_ratio": min(ratios), "highest_ratio": max(ratios)}  # fmt: skip
+
+
+def show(title: str, results: Mapping[str, Any], scale: float, unit: str) -> None:
+    print(f"\n{title}")
+    for name, result in results.items():
+        spread = f"{result['ratio']:6.2f}  ({result['lowest_ratio']:.2f} to {result['highest_ratio']:.2f})"
+        print(f"  {name:10} {result['median'] * scale:10.2f} {unit:3}  times jaxdrill's {spread}", flush=True)
+
+
+def peaks(workers: Mapping[str, Worker]) -> dict[str, int]:
+    """Ends the processes; their peak memory in bytes."""
+    found = {name: worker.end() for name, worker in workers.items()}
+    print("  peak memory, GB: " + ", ".join(f"{name} {peak / 1e9:.2f}" for name, peak in found.items()), flush=True)
+    return found
+
+
+def start(names: Iterable[str], step: str, batch_size: int, folder: Path, **environment: str) -> dict[str, Worker]:
+    return {name: Worker(name, step, batch_size, 1, folder, **environment) for name in names}
+
+
+def training_steps(folder: Path, count: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for title, step, images in (
+        ("step 5's network, dropout on", "3", 7680), ("step 2's network", "2", 7680), ("step 1's network", "1", 1280),
+    ):  # fmt: skip
+        workers = start((*OTHERS, "jaxdrill"), step, 128, folder)
+        result = rounds(workers, str(images), count)
+        show(f"one training step of {title}, batch 128", result, 1000 * 128 / images, "ms")
+        found[f"step_{step}"] = {"steps": images // 128, **result, "peak_bytes": peaks(workers)}
+    return found
+
+
+def epochs(folder: Path, count: int) -> dict[str, Any]:
+    workers = start(("notebook", *OTHERS, "jaxdrill"), "5", 128, folder)
+    result = rounds(workers, "epoch", count)
+    show("one whole epoch of step 5: order, rotation, training, evaluation", result, 1, "s")
+    return result | {"peak_bytes": peaks(workers)}
+
+
+def first_steps(folder: Path, count: int) -> dict[str, Any]:
+    print("\nfrom the command to the first training step of step 5, s: without and with a cache of compiled programs")
+    found = {}
+    with tempfile.TemporaryDirectory() as cache:
+        places = {"JAX_COMPILATION_CACHE_DIR": f"{cache}/jax", "TORCHINDUCTOR_CACHE_DIR": f"{cache}/torch"}
+        for name in ("notebook", *OTHERS, "jaxdrill"):
+            mine = places if name != "flax" else {}  # the example sets up none
+            starts = []
+            for _ in range(1 + count):
+                worker = Worker(name, "5", 128, 1, folder, **mine)
+                starts.append(worker.first_step_seconds)
+                worker.end()
+            found[name] = {"cold": starts[0], "warm": starts[1:]}
+            print(f"  {name:10} {starts[0]:6.1f} {statistics.median(starts[1:]):6.1f}", flush=True)
+    return found
+
+
+def batch_sizes(folder: Path, count: int) -> dict[str, Any]:
+    print("\nseconds for 60,000 images of step 5, without the evaluation, by batch size")
+    found = {}
+    for batch_size in (64, 128, 256, 512, 1024):
+        workers = start((*OTHERS, "jaxdrill"), "5", batch_size, folder)
+        result = rounds(workers, "5120", count)
+        found[str(batch_size)] = result
+        times = ", ".join(f"{name} {r['median'] * 60000 / 5120:.1f}" for name, r in result.items())
+        print(f"  {batch_size:5} {times}")
+        found[str(batch_size)] = result | {"peak_bytes": peaks(workers)}
+    return found
+
+
+def seeds(folder: Path, count: int) -> dict[str, Any]:
+    print("\nseconds a seed for 60,000 images of step 5, without the evaluation, by seeds in the run")
+    workers = {number: Worker("jaxdrill", "5", 128, number, folder) for number in (1, 2, 4, 8, 16, 32)}
+    found: dict[str, Any] = {str(number): {"seconds": []} for number in workers}
+    for _ in range(count):
+        for number, worker in workers.items():
+            found[str(number)]["seconds"].append(worker.seconds("1280") / number)
+    for number, worker in workers.items():
+        median = statistics.median(found[str(number)]["seconds"])
+        print(f"  {number:5} {median * 60000 / 1280:.1f}", flush=True)
+        found[str(number)] |= {"median_a_seed": median, "peak_bytes": worker.end()}
+    return found
+
+
+PARTS = {
+    "training_steps": training_steps, "epochs": epochs, "first_steps": first_steps, "batch_sizes": batch_sizes,
+    "seeds": seeds,
+}  # fmt: skip
+
+
+def main() -> None:
+    about = __doc__.splitlines()[0] if __doc__ else None
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=about)
+    parser.add_argument("--data-dir", type=Path, required=True, help="folder with the four official idx .gz files")
+    parser.add_argument("--rounds", type=int, default=5, help="of each measurement (default: 5)")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--json", type=Path, help="write every figure to this file; parts not measured now stay in it")
+    options = parser.parse_args()
+    found = json.loads(options.json.read_text()) if options.json and options.json.exists() else {}
+    packages = ("jax", "jaxlib", "flax", "torch", "numpy", "pillow")
+    found["machine"] = {"processor": processor(), "cores": len(os.sched_getaffinity(0)),
+                        "versions": {name: version(name) for name in packages}}  # fmt: skip
+    for part in options.only:
+        found[part] = PARTS[part](options.data_dir, options.rounds)
+        if options.json:
+            options.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+if __name__ == "__main__":
+    main()

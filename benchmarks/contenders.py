@@ -1,0 +1,292 @@
+"""Ways to train a recipe's network, each in a process of its own that does as standard input says.
+
+`python -m benchmarks.contenders NAME STEP BATCH_SIZE SEEDS MNIST_DIR` prints a line once the first training step is
+done. Then each line it reads, `IMAGES` or `epoch`, is answered with the seconds that training on so many images of
+each seed, or a whole epoch with the evaluation, took; and the end of its input with its peak memory in bytes.
+"""
+
+import dataclasses
+import itertools
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from jaxdrill import config as recipes
+from jaxdrill import data
+
+MEAN, STANDARD_DEVIATION = 0.1307, 0.3081
+
+
+class Contender:
+    """Trains one seed of a recipe on a dataset in memory; the seeds of other contenders would run one by one."""
+
+    def __init__(self, config: recipes.Config, dataset: data.Dataset) -> None:
+        self.config, self.dataset, self.generator = config, dataset, np.random.default_rng(config.seed)
+
+    def batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """One shuffled epoch of normalised images float32[B, 28, 28, 1], each rotated by PIL, and labels int64[B]."""
+        order = self.generator.permutation(len(self.dataset.train_labels))
+        for start in range(0, len(order), self.config.batch_size):
+            indices = order[start : start + self.config.batch_size]
+            images = self.dataset.train_images[indices]
+            if self.config.augmentation.rotation_degrees:
+                images = np.stack([self.rotated(image) for image in images])
+            yield self.normalised(images), self.dataset.train_labels[indices].astype(np.int64)
+
+    def rotated(self, image: np.ndarray) -> np.ndarray:
+        limit = self.config.augmentation.rotation_degrees
+        degrees = self.generator.uniform(-limit, limit)
+        picture = Image.fromarray(image[..., 0]).rotate(degrees, fillcolor=self.config.augmentation.rotation_fill)
+        return np.asarray(picture)[..., None]
+
+    def normalised(self, images: np.ndarray) -> np.ndarray:
+        return (images.astype(np.float32) / 255 - MEAN) / STANDARD_DEVIATION
+
+    def step(self, images: Any, labels: Any) -> None:
+        """One training step, its loss read."""
+        raise NotImplementedError
+
+    def evaluate(self) -> float:
+        """The test accuracy."""
+        raise NotImplementedError
+
+    def train(self, images: int) -> None:
+        """Trains on so many images."""
+        for batch in itertools.islice(self.batches(), images // self.config.batch_size):
+            self.step(*batch)
+
+    def epoch(self) -> None:
+        for batch in self.batches():
+            self.step(*batch)
+        self.evaluate()
+
+
+class Eager(Contender):
+    """PyTorch, eager, data in memory."""
+
+    def __init__(self, config: recipes.Config, dataset: data.Dataset) -> None:
+        import torch  # pyright: ignore[reportMissingImports]
+
+        super().__init__(config, dataset)
+        self.torch = torch
+        torch.manual_seed(config.seed)
+        self.network = self.prepared(torch_network(config))
+        self.optimizer = torch.optim.SGD(
+            self.network.parameters(), config.optimizer.learning_rate, momentum=config.optimizer.momentum
+        )
+
+    def prepared(self, network: Any) -> Any:
+        return network
+
+    def step(self, images: Any, labels: Any) -> None:
+        self.update(self.torch.from_numpy(images).permute(0, 3, 1, 2), self.torch.from_numpy(labels))
+
+    def update(self, x: Any, y: Any) -> tuple[float, Any]:
+        self.network.train()
+        self.optimizer.zero_grad()
+        logits = self.network(x)
+        loss = self.torch.nn.functional.nll_loss(self.torch.nn.functional.log_softmax(logits, dim=1), y)
+        loss.backward()
+        self.optimizer.step()
+        return loss.item(), logits
+
+    def evaluate(self) -> float:
+        self.network.eval()
+        images, labels, correct = self.dataset.test_images, self.dataset.test_labels, 0
+        with self.torch.no_grad():
+            for start in range(0, len(labels), 1000):
+                x = self.torch.from_numpy(self.normalised(images[start : start + 1000])).permute(0, 3, 1, 2)
+                correct += (self.network(x).argmax(1).numpy() == labels[start : start + 1000]).sum()
+        return correct / len(labels)
+
+
+class Compiled(Eager):
+    """PyTorch with `torch.compile`, data in memory."""
+
+    def prepared(self, network: Any) -> Any:
+        return self.torch.compile(network)
+
+
+class Notebook(Eager):
+    """PyTorch as the notebooks have it: a `DataLoader` over images that PIL rotates one by one, and a progress bar with
+    the accuracy so far. The four transforms do what torchvision's do."""
+
+    def batches(self) -> Iterator[Any]:
+        torch, limit, fill = self.torch, *dataclasses.astuple(self.config.augmentation)
+        images, labels = (
+            torch.from_numpy(self.dataset.train_images[..., 0]),
+            torch.from_numpy(self.dataset.train_labels),
+        )
+
+        class Images(torch.utils.data.Dataset):
+            def __len__(self) -> int:
+                return len(labels)
+
+            def __getitem__(self, index: int) -> Any:
+                picture = Image.fromarray(images[index].numpy())
+                if limit:  # RandomRotation
+                    picture = picture.rotate(float(torch.empty(1).uniform_(-limit, limit).item()), fillcolor=fill)
+                tensor = torch.from_numpy(np.array(picture, np.uint8, copy=True)).view(28, 28, 1)  # ToTensor
+                tensor = tensor.permute(2, 0, 1).contiguous().to(torch.float32).div(255)
+                mean, deviation = torch.as_tensor((MEAN,)), torch.as_tensor((STANDARD_DEVIATION,))  # Normalize
+                return tensor.clone().sub_(mean.view(-1, 1, 1)).div_(deviation.view(-1, 1, 1)), int(labels[index])
+
+        self.correct = self.seen = 0
+        self.bar = tqdm(torch.utils.data.DataLoader(Images(), self.config.batch_size, shuffle=True))
+        return iter(self.bar)
+
+    def step(self, images: Any, labels: Any) -> None:
+        loss, logits = self.update(images, labels)
+        self.correct += logits.argmax(dim=1, keepdim=True).eq(labels.view(-1, 1)).sum().item()
+        self.seen += len(labels)
+        self.bar.set_description(f"Loss={loss} Accuracy={100 * self.correct / self.seen:0.2f}")
+
+
+def torch_network(config: recipes.Config) -> Any:
+    """The recipe's network in PyTorch."""
+    from torch import nn  # pyright: ignore[reportMissingImports]
+
+    channels, number, modules = 1, 0, []
+    for layer in config.network:
+        if isinstance(layer, recipes.Pool):
+            modules.append((nn.MaxPool2d if layer.pool == "max" else nn.AvgPool2d)(layer.size))
+            continue
+        number += 1
+        modules.append(nn.Conv2d(channels, layer.conv, layer.kernel, padding=layer.padding, bias=False))
+        modules += [nn.ReLU()] if layer.relu else []
+        modules += [nn.BatchNorm2d(layer.conv)] if layer.batch_norm else []
+        modules += [nn.Dropout(config.dropout.rate)] if number in config.dropout.after else []
+        channels = layer.conv
+    return nn.Sequential(*modules, nn.Flatten())
+
+
+class Flax(Contender):
+    """As the MNIST example of Flax trains: `nnx.jit`, `nnx.Optimizer`, `nnx.MultiMetric`; batches made by NumPy."""
+
+    def __init__(self, config: recipes.Config, dataset: data.Dataset) -> None:
+        import optax
+        from flax import nnx
+
+        super().__init__(config, dataset)
+        self.network = nnx_network(config)
+        optimizer = nnx.Optimizer(
+            self.network, optax.sgd(config.optimizer.learning_rate, config.optimizer.momentum), wrt=nnx.Param
+        )
+        metrics = nnx.MultiMetric(accuracy=nnx.metrics.Accuracy(), loss=nnx.metrics.Average("loss"))
+        self.state = optimizer, metrics
+
+        def loss(network: Any, images: Any, labels: Any) -> Any:
+            logits = network(images)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), logits
+
+        @nnx.jit
+        def train_step(network: Any, optimizer: Any, metrics: Any, images: Any, labels: Any) -> Any:
+            (value, logits), gradient = nnx.value_and_grad(loss, has_aux=True)(network, images, labels)
+            metrics.update(loss=value, logits=logits, labels=labels)
+            optimizer.update(network, gradient)
+            return value
+
+        @nnx.jit
+        def evaluation_step(network: Any, metrics: Any, images: Any, labels: Any) -> None:
+            value, logits = loss(network, images, labels)
+            metrics.update(loss=value, logits=logits, labels=labels)
+
+        self.train_step, self.evaluation_step = train_step, evaluation_step
+
+    def step(self, images: Any, labels: Any) -> None:
+        float(self.train_step(self.network, *self.state, images, labels.astype(np.int32)))
+
+    def evaluate(self) -> float:
+        _, metrics = self.state
+        metrics.reset()
+        self.network.eval()
+        for start in range(0, len(self.dataset.test_labels), 1000):
+            images = self.normalised(self.dataset.test_images[start : start + 1000])
+            labels = self.dataset.test_labels[start : start + 1000].astype(np.int32)
+            self.evaluation_step(self.network, metrics, images, labels)
+        self.network.train()
+        return float(metrics.compute()["accuracy"])
+
+
+def nnx_network(config: recipes.Config) -> Any:
+    """The recipe's network as a Flax user would write it."""
+    from functools import partial
+
+    from flax import nnx
+
+    rngs, channels, number, modules = nnx.Rngs(config.seed), 1, 0, []
+    for layer in config.network:
+        window = dict(window_shape=(size := getattr(layer, "size", 1), size), strides=(size, size))
+        if isinstance(layer, recipes.Pool):
+            modules.append(partial(nnx.max_pool if layer.pool == "max" else nnx.avg_pool, **window))
+            continue
+        number += 1
+        kernel = (layer.kernel, layer.kernel)
+        modules.append(nnx.Conv(channels, layer.conv, kernel, padding=layer.padding, use_bias=False, rngs=rngs))
+        modules += [nnx.relu] if layer.relu else []
+        modules += [nnx.BatchNorm(layer.conv, momentum=0.9, rngs=rngs)] if layer.batch_norm else []
+        modules += [nnx.Dropout(config.dropout.rate, rngs=rngs)] if number in config.dropout.after else []
+        channels = layer.conv
+    return nnx.Sequential(*modules, lambda x: x.reshape(len(x), -1))
+
+
+class Jaxdrill:
+    """This package: all seeds, with the strategy that it chooses."""
+
+    def __init__(self, config: recipes.Config, dataset: data.Dataset) -> None:
+        from jaxdrill import models, parallel, train
+
+        parallel.set_up(models.activation_bytes(config))
+        together = min(config.seeds, parallel.resolve(config.execution, config.seeds).seeds_together)
+        starts = range(config.seed, config.seed + config.seeds, together)
+        self.groups = [range(start, min(start + together, config.seed + config.seeds)) for start in starts]
+        self.config = dataclasses.replace(config, epochs=1)
+        self.programs = {size: train.Program(self.config, dataset, size) for size in set(map(len, self.groups))}
+
+    def train(self, images: int) -> None:
+        for group in self.groups:
+            program, done = self.programs[len(group)], 0
+            keys = program.root_keys(group)
+            progress, orders = program.start(keys), program.shuffle(keys, 0)
+            for call in program.calls(0):
+                if done >= images // self.config.batch_size:
+                    break
+                progress, losses = program.train(progress, orders, keys, call)
+                np.asarray(losses)
+                done += call[0]
+
+    def epoch(self) -> None:
+        from jaxdrill import train
+
+        for group in self.groups:
+            (result,) = train.fit(self.programs[len(group)], group)
+            assert (np.asarray(result.test.count) == 10_000).all()
+
+
+CONTENDERS: dict[str, Callable[[recipes.Config, data.Dataset], Any]] = {
+    "notebook": Notebook, "eager": Eager, "compile": Compiled, "flax": Flax, "jaxdrill": Jaxdrill,
+}  # fmt: skip
+
+
+def main() -> None:
+    name, step, batch_size, seeds, folder = sys.argv[1:]
+    config = dataclasses.replace(recipes.load(step), batch_size=int(batch_size), seeds=int(seeds))
+    contender = CONTENDERS[name](config, data.load("mnist", Path(folder), offline=True))
+    contender.train(config.batch_size)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        began = time.perf_counter()
+        contender.epoch() if line.strip() == "epoch" else contender.train(int(line))
+        print(time.perf_counter() - began, flush=True)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, flush=True)
+
+
+if __name__ == "__main__":
+    main()

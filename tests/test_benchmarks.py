@@ -1,0 +1,53 @@
+"""The benchmarks run, and what they compare is the same work."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from benchmarks import contenders
+from jaxdrill import config, data, models
+
+
+def test_the_accelerators_program_measures_everything(tiny_recipe, tmp_path):
+    digits = data.load("digits")
+    pack, out = tmp_path / "pack.npz", tmp_path / "out.json"
+    np.savez(pack, **{name: getattr(digits, name) for name in data.FILES})
+    command = [sys.executable, "-m", "benchmarks.accelerator", "--pack", pack, "--out", out, "--step", tiny_recipe]
+    command += ["--drill", tiny_recipe, "--epochs", "2", "--many", "2", "--drill-seeds", "2", "--ceiling", "64"]
+    subprocess.run(list(map(str, command)), check=True, cwd=ROOT, timeout=300)
+    report = json.loads(out.read_text())
+    assert "left_out" not in report and report["sha256"] == digits.sha256
+    assert report["drill_tiny"]["seeds"] == 2 and np.shape(report["drill_tiny"]["test_accuracies"]) == (2, 2)
+    assert min(report["many_seeds"]["test_accuracies"][1]) > 0.2  # 0.1 is chance
+    assert report["summary"]["one_seed_seconds"] > 0 and report["summary"]["drill_seconds"] > 0
+    assert report["work_of_a_step"]["flop"] > 1e6
+    assert report["one_epoch_scan_plain_2_seeds"]["execution"]["epoch"] == "scan"
+
+
+@pytest.mark.parametrize("step", ["1", "3"])
+def test_contenders_train_the_same_network(step, digits):
+    recipe = config.load(step)
+    flax = contenders.Flax(recipe, digits)
+    from flax import nnx
+
+    expected = sum(row.parameters for row in models.layer_table(recipe))
+    assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(flax.network, nnx.Param))) == expected
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed (.[bench])")
+    network = contenders.torch_network(recipe)
+    assert sum(parameter.numel() for parameter in network.parameters()) == expected
+    assert network(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+
+
+def test_contenders_see_every_image_once_rotated(digits):
+    recipe = config.load("5")
+    few = dataclasses.replace(digits, train_images=digits.train_images[:300], train_labels=digits.train_labels[:300])
+    batches = list(contenders.Contender(recipe, few).batches())
+    assert [len(labels) for _, labels in batches] == [128, 128, 44]
+    assert np.array_equal(np.sort(np.concatenate([y for _, y in batches])), np.sort(few.train_labels))
+    assert batches[0][0].shape == (128, 28, 28, 1) and batches[0][0].dtype == np.float32

@@ -1,0 +1,124 @@
+"""Layers against the plain forms that they replace."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax import lax
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from jaxdrill import layers
+
+
+def normal(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def keys(seed, count):
+    return jax.random.split(jax.random.key(seed), count)
+
+
+def weighted(function, *arguments):
+    """The value of a function, and the gradients of its sum weighted at random."""
+    value, gradient = jax.vjp(function, *arguments)
+    return value, gradient(normal(9, *value.shape))
+
+
+def agree(a, b, **tolerance):
+    jax.tree.map(partial(np.testing.assert_allclose, **tolerance), a, b)
+
+
+def plain_batch_norm(x, scale, bias, relu):
+    norm = nnx.BatchNorm(x.shape[-1], momentum=0.0, epsilon=1e-5, use_fast_variance=False, rngs=nnx.Rngs(0))
+    norm.scale[...], norm.bias[...] = scale, bias
+    y = norm(jax.nn.relu(x) if relu else x, use_running_average=False)
+    return y, norm.mean[...], norm.var[...]
+
+
+@pytest.mark.parametrize("relu", [True, False])
+def test_batch_norm_is_that_of_flax(relu):
+    x, scale, bias = 3 * normal(0, 16, 6, 5, 4) + 1, normal(1, 4), normal(2, 4)
+    for part in range(3):
+        agree(
+            layers.batch_norm(x, scale, bias, relu, None)[part], plain_batch_norm(x, scale, bias, relu)[part], atol=1e-5
+        )
+    ours = weighted(lambda *a: layers.batch_norm(*a, relu, None)[0], x, scale, bias)
+    agree(ours, weighted(lambda *a: plain_batch_norm(*a, relu)[0], x, scale, bias), rtol=1e-4, atol=1e-5)
+
+
+def test_batch_norm_of_a_shared_batch_is_that_of_the_whole():
+    """Gradients of scale and bias are each device's own; the training step sums them."""
+    x, scale, bias = normal(0, 16, 6, 6, 4), normal(1, 4), normal(2, 4)
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Auto,))
+
+    def shared(x, scale, bias, weights):
+        y, gradient = jax.vjp(lambda *a: layers.batch_norm(*a, True, "batch")[0], x, scale, bias)
+        dx, dscale, dbias = gradient(weights)
+        return y, (dx, lax.psum(dscale, "batch"), lax.psum(dbias, "batch"))
+
+    batch, whole = P("batch"), P()
+    on_two = jax.shard_map(
+        shared, mesh=mesh, in_specs=(batch, whole, whole, batch), out_specs=(batch, (batch, whole, whole)),
+        check_vma=False,
+    )  # fmt: skip
+    alone = weighted(lambda *a: layers.batch_norm(*a, True, None)[0], x, scale, bias)
+    agree(on_two(x, scale, bias, normal(9, *x.shape)), alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("side", "size"), [(6, 2), (7, 2), (7, 3), (5, 5)])
+def test_max_pool_is_that_of_flax(side, size):
+    """Also where values are equal, as after ReLU: of whole numbers many are."""
+    x = jnp.round(normal(0, 4, side, side, 3))
+    agree(
+        weighted(lambda x: layers.max_pool(x, size), x),
+        weighted(lambda x: nnx.max_pool(x, (size, size), strides=(size, size)), x),
+    )
+
+
+@pytest.mark.parametrize(("side", "size"), [(6, 2), (7, 3)])
+def test_average_pool(side, size):
+    x = normal(0, 4, side, side, 3)
+    with jax.numpy_dtype_promotion("standard"):
+        expected = nnx.avg_pool(x, (size, size), strides=(size, size))
+    agree(layers.average_pool(x, size), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", [layers.pair_convolution, layers.patch_convolution])
+@pytest.mark.parametrize(
+    ("side", "inputs", "outputs", "kernel", "padding"),
+    [(8, 3, 4, 3, 0), (8, 3, 4, 3, 1), (9, 3, 4, 3, 0), (9, 1, 4, 2, 0), (8, 3, 4, 5, 3), (6, 32, 32, 3, 0),
+     (7, 10, 10, 7, 0)],
+)  # fmt: skip
+def test_convolutions_are_that_of_xla(form, side, inputs, outputs, kernel, padding):
+    x, weights = normal(0, 4, side, side, inputs), normal(1, kernel, kernel, inputs, outputs)
+    arguments = dict(
+        window_strides=(1, 1), padding=((padding, padding),) * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    ours = dict(strides=(1, 1), padding=arguments["padding"])
+    agree(
+        weighted(lambda *a: form(*a, **ours), x, weights),
+        weighted(lambda *a: lax.conv_general_dilated(*a, **arguments), x, weights),
+        rtol=1e-4, atol=1e-4,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", [(64, 24, 24, 10), (7, 5, 5, 3)])  # an even and an odd number of values a row
+def test_dropout(shape):
+    x = jnp.ones(shape)
+    dropped = np.asarray(layers.dropout(keys(0, len(x)), x, 0.05))
+    share = np.mean(dropped == 0)
+    assert abs(share - 0.05) < 4 * (0.05 * 0.95 / x.size) ** 0.5
+    np.testing.assert_allclose(dropped[dropped != 0], 65536 / (65536 - 3277), rtol=1e-6)
+    assert not np.array_equal(dropped, layers.dropout(keys(1, len(x)), x, 0.05))
+    rows = dropped.reshape(shape[0], -1)
+    assert not np.array_equal(rows[0], rows[1])
+
+
+def test_neighbouring_values_drop_independently():
+    """Two values share a random word; if they shared its bits they would drop together."""
+    zero = np.asarray(layers.dropout(keys(0, 100), jnp.ones((100, 10_000)), 0.5)) == 0
+    assert abs(np.mean(zero[:, 0::2] & zero[:, 1::2]) - 0.25) < 0.003
