@@ -196,8 +196,8 @@ class Program:
     def evaluate(self, state: TrainState) -> Sums:
         """The sums of each seed over every test image, each counted once."""
         totals = self._zero
-        for batch in self._test_batches:
-            totals = self._compiled["evaluate"](state, totals, self._test_data, batch)
+        for batch in self._test_batches:  # one at a time: CPU devices that queue sums over devices can deadlock
+            totals = jax.block_until_ready(self._compiled["evaluate"](state, totals, self._test_data, batch))
         return totals
 
     def reset(self, progress: Progress) -> Progress:
@@ -306,6 +306,6 @@ def fit(
             watch(current, done, losses)
         trained = time.perf_counter()
         train, current = current.totals, program.reset(current)
-        test = jax.block_until_ready(program.evaluate(current.state))
+        test = program.evaluate(current.state)
         ended = time.perf_counter()
         yield EpochResult(epoch, done, current, learning_rate, train, test, trained - began, ended - trained)
