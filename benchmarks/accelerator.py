@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.contenders import torch_network
+from jaxdrill import augment, data, models, parallel, train
 from jaxdrill import config as recipes
-from jaxdrill import data, models, parallel, train
 from jaxdrill.config import Execution
 
 
@@ -95,7 +95,7 @@ def pytorch(config: recipes.Config, dataset: data.Dataset) -> dict[str, Any]:
             grid = torch.nn.functional.affine_grid(turn, list(x.shape), align_corners=False)
             x = torch.nn.functional.grid_sample(x, grid, mode="nearest", align_corners=False)
             optimizer.zero_grad()
-            logits = network((x / 255 - 0.1307) / 0.3081)
+            logits = network((x / 255 - augment.MEAN) / augment.STANDARD_DEVIATION)
             torch.nn.functional.cross_entropy(logits, labels[batch]).backward()
             optimizer.step()
         if device.type == "cuda":
@@ -116,6 +116,10 @@ def main() -> None:
     parser.add_argument("--ceiling", type=int, default=8192, help="side of the matrices (default: 8192)")
     parser.add_argument("--limit", type=float, default=460, help="seconds for everything (default: 460)")
     options = parser.parse_args()
+    if not options.pack.is_file():
+        parser.error(f"there is no {options.pack}; train on mnist once, and jaxdrill packs it")
+    if not options.out.absolute().parent.is_dir():
+        parser.error(f"{options.out.absolute().parent} is not a folder; create it")
     began = time.perf_counter()
     recipe = recipes.load(options.step)
     parallel.set_up(models.activation_bytes(recipe))

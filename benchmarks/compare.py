@@ -14,9 +14,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from jaxdrill import data
+from jaxdrill.errors import RunError
 
 OTHERS = ("eager", "compile", "flax")
 
@@ -35,6 +38,7 @@ class Worker:
         self.first_step_seconds = time.perf_counter() - began
 
     def seconds(self, work: str) -> float:
+        """What the contender answers to `work`."""
         assert self.process.stdin
         self.process.stdin.write(work + "\n")
         self.process.stdin.flush()
@@ -69,12 +73,14 @@ def rounds(workers: Mapping[str, Worker], work: str, count: int) -> dict[str, An
 
 
 def summary(values: list[float], ours: list[float]) -> dict[str, Any]:
+    """Seconds of every round, their median, and the ratios to jaxdrill's of the same round."""
     ratios = [a / b for a, b in zip(values, ours, strict=True)]
     return {"seconds": values, "median": statistics.median(values), "ratio": statistics.median(ratios),
             "lowest_ratio": min(ratios), "highest_ratio": max(ratios)}  # fmt: skip
 
 
 def show(title: str, results: Mapping[str, Any], scale: float, unit: str) -> None:
+    """A line a contender."""
     print(f"\n{title}")
     for name, result in results.items():
         spread = f"{result['ratio']:6.2f}  ({result['lowest_ratio']:.2f} to {result['highest_ratio']:.2f})"
@@ -89,6 +95,7 @@ def peaks(workers: Mapping[str, Worker]) -> dict[str, int]:
 
 
 def start(names: Iterable[str], step: str, batch_size: int, folder: Path, **environment: str) -> dict[str, Worker]:
+    """Contenders that have done their first training step."""
     return {name: Worker(name, step, batch_size, 1, folder, **environment) for name in names}
 
 
@@ -134,7 +141,6 @@ def batch_sizes(folder: Path, count: int) -> dict[str, Any]:
     for batch_size in (64, 128, 256, 512, 1024):
         workers = start((*OTHERS, "jaxdrill"), "5", batch_size, folder)
         result = rounds(workers, "5120", count)
-        found[str(batch_size)] = result
         times = ", ".join(f"{name} {r['median'] * 60000 / 5120:.1f}" for name, r in result.items())
         print(f"  {batch_size:5} {times}")
         found[str(batch_size)] = result | {"peak_bytes": peaks(workers)}
@@ -169,10 +175,20 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--json", type=Path, help="write every figure to this file; parts not measured now stay in it")
     options = parser.parse_args()
+    if options.rounds < 1:
+        parser.error(f"--rounds is {options.rounds}; allowed: a whole number of at least 1")
+    if options.json and not options.json.absolute().parent.is_dir():
+        parser.error(f"{options.json.absolute().parent} is not a folder; create it")
+    try:
+        packages = {name: version(name) for name in ("jax", "jaxlib", "flax", "torch", "numpy", "pillow")}
+        data.load("mnist", options.data_dir, offline=True)
+    except PackageNotFoundError as error:
+        parser.error(f"{error.name} is not installed; pip install -e '.[bench]'")
+    except RunError as error:
+        parser.error(f"{error}")
     found = json.loads(options.json.read_text()) if options.json and options.json.exists() else {}
-    packages = ("jax", "jaxlib", "flax", "torch", "numpy", "pillow")
-    found["machine"] = {"processor": processor(), "cores": len(os.sched_getaffinity(0)),
-                        "versions": {name: version(name) for name in packages}}  # fmt: skip
+    cores = len(os.sched_getaffinity(0))
+    found["machine"] = {"processor": processor(), "cores": cores, "versions": packages}
     for part in options.only:
         found[part] = PARTS[part](options.data_dir, options.rounds)
         if options.json:

@@ -10,6 +10,7 @@ import itertools
 import resource
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,10 @@ from tqdm import tqdm
 from jaxdrill import config as recipes
 from jaxdrill import data
 
-MEAN, STANDARD_DEVIATION = 0.1307, 0.3081
+MEAN, STANDARD_DEVIATION = 0.1307, 0.3081  # as in jaxdrill.augment, which would load JAX beside PyTorch
 
 
-class Contender:
+class Contender(ABC):
     """Trains one seed of a recipe on a dataset in memory; the seeds of other contenders would run one by one."""
 
     def __init__(self, config: recipes.Config, dataset: data.Dataset) -> None:
@@ -41,21 +42,23 @@ class Contender:
             yield self.normalised(images), self.dataset.train_labels[indices].astype(np.int64)
 
     def rotated(self, image: np.ndarray) -> np.ndarray:
+        """The image uint8[28, 28, 1] turned by a random angle."""
         limit = self.config.augmentation.rotation_degrees
         degrees = self.generator.uniform(-limit, limit)
         picture = Image.fromarray(image[..., 0]).rotate(degrees, fillcolor=self.config.augmentation.rotation_fill)
         return np.asarray(picture)[..., None]
 
     def normalised(self, images: np.ndarray) -> np.ndarray:
+        """uint8[B, 28, 28, 1] to float32."""
         return (images.astype(np.float32) / 255 - MEAN) / STANDARD_DEVIATION
 
+    @abstractmethod
     def step(self, images: Any, labels: Any) -> None:
         """One training step, its loss read."""
-        raise NotImplementedError
 
+    @abstractmethod
     def evaluate(self) -> float:
         """The test accuracy."""
-        raise NotImplementedError
 
     def train(self, images: int) -> None:
         """Trains on so many images."""
@@ -63,6 +66,7 @@ class Contender:
             self.step(*batch)
 
     def epoch(self) -> None:
+        """Trains on every image once, then reads the test accuracy."""
         for batch in self.batches():
             self.step(*batch)
         self.evaluate()
@@ -258,8 +262,7 @@ class Jaxdrill:
             for call in program.calls(0):
                 if done >= images // self.config.batch_size:
                     break
-                progress, losses = program.train(progress, orders, keys, call)
-                np.asarray(losses)
+                progress, _ = program.train(progress, orders, keys, call)
                 done += call[0]
 
     def epoch(self) -> None:

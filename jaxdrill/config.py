@@ -96,7 +96,7 @@ class Execution:
 
     epoch: str = choice("auto", "how an epoch runs; auto is steps on CPU, else scan", "auto", "steps", "chunks", "scan")
     seeds_together: int = option(
-        0, "seeds trained at once; 0 is one a device on CPU, else 32", "a whole number", lambda value: value >= 0
+        0, "seeds trained at once; 0 is one a device on CPU, else 32", "a whole number of at least 0", lambda n: n >= 0
     )
     convolution: str = choice(
         "auto", "how it is computed; auto is pairs on CPU, patches for many seeds on GPU and TPU, else plain",

@@ -80,7 +80,7 @@ def run(config: Config, workdir: Path, data_dir: Path | None, offline: bool, com
 
 def _groups(config: Config, workdir: Path, together: int) -> list[range]:
     """The seeds of the run in groups that are trained together; a group that was begun stays one."""
-    names = [re.findall(r"\d+", path.name) for path in workdir.glob("checkpoints/seed*")]
+    names = [re.findall(r"\d+", path.name) for path in workdir.glob("checkpoints/seed*_[0-9]*")]
     begun = [range(int(name[0]), int(name[-1]) + 1) for name in names]
     wanted = range(config.seed, config.seed + config.seeds)
     groups = [group for group in begun if set(group) & set(wanted)]

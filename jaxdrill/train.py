@@ -165,6 +165,7 @@ class Program:
         self.compile_seconds = time.perf_counter() - began
 
     def root_keys(self, seeds: Sequence[int]) -> jax.Array:
+        """The key of each seed, key[S], on its device; there must be as many seeds as the program was made for."""
         return jax.device_put(jnp.stack([jax.random.key(seed) for seed in seeds]), self.sharding)
 
     def start(self, keys: jax.Array) -> Progress:
@@ -187,16 +188,21 @@ class Program:
 
     def train(
         self, progress: Progress, orders: jax.Array, keys: jax.Array, call: tuple[int, int]
-    ) -> tuple[Progress, jax.Array]:
-        """The progress after the next call of `calls`, and each seed's mean loss in it, float32[S]."""
+    ) -> tuple[Progress, np.ndarray]:
+        """The progress after the next call of `calls`, and each seed's mean loss in it, float32[S].
+
+        It waits for the result, as `evaluate` does for each batch: CPU devices that queue programs with sums over
+        devices can deadlock in them.
+        """
         if call not in self._compiled:  # the first one after a stop within a chunk
             self._compiled[call] = parallel.compile_lowered(self._lower(*call))
-        return self._compiled[call](progress, self._train_data, orders, keys)
+        progress, losses = jax.block_until_ready(self._compiled[call](progress, self._train_data, orders, keys))
+        return progress, np.asarray(losses)
 
     def evaluate(self, state: TrainState) -> Sums:
         """The sums of each seed over every test image, each counted once."""
         totals = self._zero
-        for batch in self._test_batches:  # one at a time: CPU devices that queue sums over devices can deadlock
+        for batch in self._test_batches:
             totals = jax.block_until_ready(self._compiled["evaluate"](state, totals, self._test_data, batch))
         return totals
 
@@ -295,8 +301,8 @@ def fit(
         learning_rate = float(str(np.asarray(program.schedule(done))))  # 0.01, not 0.009999999776
         orders = program.shuffle(keys, epoch)
         for call in program.calls(done % steps_per_epoch):
-            current, batch_losses = program.train(current, orders, keys, call)
-            losses, done = np.asarray(batch_losses), done + call[0]
+            current, losses = program.train(current, orders, keys, call)
+            done += call[0]
             if not np.isfinite(losses).all():
                 bad = int(np.argmin(np.isfinite(losses)))
                 raise RunError(

@@ -140,6 +140,28 @@ def test_evaluation_is_exact_for_any_batch(tiny, digits, monkeypatch, evaluation
     np.testing.assert_allclose(sums.mean_loss, expected.mean_loss, rtol=1e-5)
 
 
+def test_no_program_is_queued_behind_another(tiny, digits, monkeypatch):
+    """On two CPU devices queued programs that sum over the devices deadlock, and XLA then aborts the process."""
+    monkeypatch.setattr(train, "EVALUATION_BATCH", 7)
+    program = train.Program(tiny, digits)
+    ready = []
+
+    def spy(compiled):
+        def call(*arguments):
+            ready.append(all(a.is_ready() for a in jax.tree.leaves(arguments[:2])))
+            return compiled(*arguments)
+
+        return call
+
+    keys = program.root_keys([1])
+    progress, orders = jax.block_until_ready((program.start(keys), program.shuffle(keys, 0)))
+    monkeypatch.setattr(program, "_compiled", {name: spy(each) for name, each in program._compiled.items()})
+    for call in program.calls(0):
+        progress, _ = program.train(progress, orders, keys, call)
+    program.evaluate(jax.block_until_ready(progress.state))
+    assert len(ready) == 3 + 45 and all(ready)
+
+
 def one(tree):
     """A group's only seed."""
     return jax.tree.map(lambda a: a[0], tree)
@@ -228,7 +250,7 @@ def test_seeds_trained_together_are_those_trained_alone(tiny, digits, together):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3), mine, alone)
 
 
-def test_a_resume_within_a_chunk(tiny, digits, monkeypatch):
+def test_a_resume_within_a_chunk(tiny, digits):
     """Progress from steps, continued by a scan, which then has to begin within an epoch."""
     kept = []
     program = train.Program(tiny, digits)
@@ -240,7 +262,7 @@ def test_a_resume_within_a_chunk(tiny, digits, monkeypatch):
     np.testing.assert_allclose(one(rest[1].train).mean_loss, one(whole[1].train).mean_loss, rtol=1e-3)
 
 
-def test_the_diverging_seed_of_a_group_is_named(tiny, digits, monkeypatch):
+def test_the_diverging_seed_of_a_group_is_named(tiny, digits):
     program = train.Program(tiny, digits, 2)
     progress = program.start(program.root_keys([7, 8]))
     broken = jax.tree.map(lambda a: a.at[1].set(jnp.nan) if a.dtype == jnp.float32 else a, progress)
