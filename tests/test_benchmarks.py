@@ -47,7 +47,7 @@ def test_contenders_train_the_same_network(step, digits):
 def test_contenders_see_every_image_once_rotated(digits):
     recipe = config.load("5")
     few = dataclasses.replace(digits, train_images=digits.train_images[:300], train_labels=digits.train_labels[:300])
-    batches = list(contenders.Contender(recipe, few).batches())
+    batches = list(contenders.Flax(recipe, few).batches())
     assert [len(labels) for _, labels in batches] == [128, 128, 44]
     assert np.array_equal(np.sort(np.concatenate([y for _, y in batches])), np.sort(few.train_labels))
     assert batches[0][0].shape == (128, 28, 28, 1) and batches[0][0].dtype == np.float32
