@@ -110,6 +110,8 @@ class Config:
 
     name: str
     network: tuple[Conv | Pool, ...]
+    extends: str = ""  # the recipe before it, which it is compared with
+    goal: str = option("", "what the recipe is for, as the report says it", "text")
     epochs: int = option(
         20, "passes over the training images", "a whole number of at least 1", lambda value: value >= 1
     )
@@ -147,20 +149,29 @@ def load(step: str, flags: Mapping[str, str] = MappingProxyType({})) -> Config:
             raise UsageError(f"there is no recipe {step}")
         names = [*steps(), "all"]
         raise UsageError(f"there is no step {step}{nearest(step, names)} (steps: {', '.join(names)}, or a .toml file)")
-    table = _read(path, ())
-    layers = table.pop("network", None)
-    if not isinstance(layers, list) or not layers:
-        raise UsageError(f"{path}: network must be a list of layers, such as {{ conv = 10, kernel = 3 }}")
-    network = tuple(_layer(layer, f"{path}: network[{n}]") for n, layer in enumerate(layers, start=1))
-    config = _build(Config(path.stem, network), table, f"{path}: ")
+    config = from_table(path.stem, _read(path, ()), f"{path}")
     for dotted, before in [(name, value) for name, _, value in options(config) if name in flags]:
         outer, _, inner = dotted.partition(".")
         value = _parsed(before, flags[dotted])
         config = _build(config, {outer: {inner: value} if inner else value}, "--")
-    convolutions = sum(isinstance(layer, Conv) for layer in network)
+    convolutions = sum(isinstance(layer, Conv) for layer in config.network)
     if max(config.dropout.after, default=0) > convolutions:
         raise UsageError(f"dropout.after is {config.dropout.after}; allowed: 1 to {convolutions}, the convolutions")
     return config
+
+
+def from_table(name: str, table: dict[str, Any], source: str) -> Config:
+    """The config of a recipe's table, whole; `source` starts each complaint.
+
+    Raises:
+        UsageError: what is wrong, where, and what is allowed.
+    """
+    table = dict(table)
+    layers, extends = table.pop("network", None), table.pop("extends", "")
+    if not isinstance(layers, list) or not layers:
+        raise UsageError(f"{source}: network must be a list of layers, such as {{ conv = 10, kernel = 3 }}")
+    network = tuple(_layer(layer, f"{source}: network[{n}]") for n, layer in enumerate(layers, start=1))
+    return _build(Config(name, network, f"{extends}"), table, f"{source}: ")
 
 
 def options(config: Config) -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
@@ -190,7 +201,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     found = [place / file for place in (path.parent, recipe_folder()) if (place / file).is_file()]
     if not found:
         raise UsageError(f"{path} extends {base}, and there is no {file} beside it or among the built-in recipes")
-    merged = _read(found[0], (*seen, path.resolve()))
+    merged = _read(found[0], (*seen, path.resolve())) | {"extends": found[0].stem, "goal": ""}
     for key, value in table.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = {**merged[key], **value} if both else value

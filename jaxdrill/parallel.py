@@ -27,6 +27,11 @@ CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,
 ARENA_BYTES = 2**26  # of glibc's memory for one thread; a larger array never fits in
 
 
+def cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def set_up(activation_bytes: int) -> None:
     """Makes each CPU core a device of its own and keeps compiled programs for the next start, unless the user has set
     either. To be called before JAX runs.
@@ -37,11 +42,10 @@ def set_up(activation_bytes: int) -> None:
     Args:
         activation_bytes: what the outputs of all layers take for one batch.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     counted = jax.config.jax_num_cpu_devices > 0 or "device_count" in os.environ.get("XLA_FLAGS", "")  # type: ignore
     with contextlib.suppress(RuntimeError):  # JAX already runs in this process
         if not counted:
-            jax.config.update("jax_num_cpu_devices", cores)
+            jax.config.update("jax_num_cpu_devices", cores())
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore
         with contextlib.suppress(OSError):  # a folder that cannot be written: every start compiles
             (folder := _cache_folder()).mkdir(parents=True, exist_ok=True)

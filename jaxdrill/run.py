@@ -15,17 +15,19 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
-from jaxdrill import data, models, parallel
+from jaxdrill import __version__, data, events, models, parallel
 from jaxdrill.checkpoint import Checkpoints
 from jaxdrill.config import Config
 from jaxdrill.errors import RunError, Stopped, UsageError
 from jaxdrill.train import EpochResult, Program, Progress, fit
+
+FORMAT = 2  # of the run folder; it grows when a reader of the older one would go wrong
 
 Rows = list[dict[str, Any]]
 
@@ -46,36 +48,88 @@ def run(config: Config, workdir: Path, data_dir: Path | None, offline: bool, com
     if config.batch_size > len(dataset.train_labels):
         allowed = f"at most {len(dataset.train_labels)}, the training images of {dataset.name}"
         raise UsageError(f"batch_size is {config.batch_size}; allowed: {allowed}")
-    rows = _open_folder(config, workdir)
+    rows, before = _open_folder(config, workdir)
     about = {
+        "format": FORMAT,
         "command": command,
         "step": config.name,
         "parameters": parameters,
         "dataset": dataset.name,
         "dataset_sha256": dataset.sha256,
-        "versions": {"python": platform.python_version()}
+        "versions": {"python": platform.python_version(), "jaxdrill": __version__}
         | {name: version(name) for name in ("jax", "jaxlib", "flax", "optax")},
         "devices": [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices()],
+        "processor": _processor(),
         "git_commit": _git_commit(),
     }
-    seconds = {"data": data_seconds, "compile": 0.0, "train": 0.0, "evaluation": 0.0}
-    _write(workdir / "run.json", json.dumps(about | {"seconds": seconds}, indent=1))
+    about["earlier_sessions"] = _earlier_sessions(before, about)
+    seconds = before.get("seconds", {"data": 0.0, "compile": 0.0, "train": 0.0, "evaluation": 0.0})
+    seconds["data"] += data_seconds
     devices = f"{len(jax.devices())} {jax.devices()[0].platform} device(s)"
     images = f"{len(dataset.train_labels):,} training and {len(dataset.test_labels):,} test images"
     print(f"{config.name} on {dataset.name}: {parameters:,} parameters, {images}, {devices}")
+    groups = _groups(config, workdir, parallel.resolve(config.execution, config.seeds).seeds_together)
+    groups = [group for group in groups if not _finished(config, workdir, group, rows)]
     programs: dict[int, Program] = {}
     try:
-        for seeds in _groups(config, workdir, parallel.resolve(config.execution, config.seeds).seeds_together):
-            if all(sum(row["seed"] == seed for row in rows) >= config.epochs for seed in seeds):
-                continue
+        for seeds in groups:
+            _write(workdir / "run.json", json.dumps(about | {"seconds": seconds}, indent=1))
             if len(seeds) not in programs:
                 programs[len(seeds)] = Program(config, dataset, len(seeds))
                 seconds["compile"] += programs[len(seeds)].compile_seconds
-            for result in _train_group(programs[len(seeds)], seeds, workdir, rows):
+            for result in _train_group(programs[len(seeds)], dataset, seeds, workdir, rows):
                 seconds["train"] += result.train_seconds
                 seconds["evaluation"] += result.test_seconds
+            _keep_images(workdir, dataset)
     finally:
-        _write(workdir / "run.json", json.dumps(about | {"seconds": seconds}, indent=1))
+        if groups:
+            _write(workdir / "run.json", json.dumps(about | {"seconds": seconds}, indent=1))
+
+
+def _earlier_sessions(before: dict[str, Any], about: dict[str, Any]) -> list[dict[str, Any]]:
+    """What earlier sessions of the run were made by, where that was something else than now."""
+    keys = ("versions", "devices", "processor", "git_commit")
+    sessions = [*before.get("earlier_sessions", []), {key: before[key] for key in keys}] if before else []
+    return [each for each in sessions if any(each[key] != about[key] for key in keys)]
+
+
+def _finished(config: Config, workdir: Path, seeds: range, rows: Rows) -> bool:
+    """Whether the seeds have all their epochs, and the predictions of the last one."""
+    for seed in seeds:
+        if sum(row["seed"] == seed for row in rows) < config.epochs:
+            return False
+        try:
+            with np.load(predictions_file(workdir, seed)) as kept:
+                if int(kept["epoch"]) != config.epochs - 1:
+                    return False
+        except (OSError, ValueError, KeyError):
+            return False
+    return True
+
+
+def predictions_file(workdir: Path, seed: int) -> Path:
+    """Of one seed, after its last epoch: epoch int, labels uint8[N], predicted uint8[N] and probabilities
+    float16[N, 10], rounded to four decimals, of the test images."""
+    return workdir / "predictions" / f"seed_{seed}.npz"
+
+
+def _keep_predictions(workdir: Path, seeds: range, epoch: int, labels: np.ndarray, probabilities: np.ndarray) -> None:
+    """Writes the predictions' file of each seed."""
+    for seed, each in zip(seeds, probabilities, strict=True):
+        predicted, rounded = each.argmax(axis=-1).astype(np.uint8), np.round(each, 4).astype(np.float16)
+        arrays = {"epoch": np.int64(epoch), "labels": labels, "predicted": predicted, "probabilities": rounded}
+        _write_arrays(predictions_file(workdir, seed), arrays)
+
+
+def _keep_images(workdir: Path, dataset: data.Dataset) -> None:
+    """Writes `images.npz`, the test images that a report shows: the first of each class, and those that a seed got
+    wrong. index int64[K], images uint8[K, 28, 28]."""
+    shown = {int(np.argmax(dataset.test_labels == label)) for label in np.unique(dataset.test_labels)}
+    for file in workdir.glob("predictions/seed_*.npz"):
+        with np.load(file) as kept:
+            shown |= set(np.flatnonzero(kept["predicted"] != dataset.test_labels).tolist())
+    index = np.array(sorted(shown))
+    _write_arrays(workdir / "images.npz", {"index": index, "images": dataset.test_images[index, :, :, 0]})
 
 
 def _groups(config: Config, workdir: Path, together: int) -> list[range]:
@@ -92,8 +146,11 @@ def _groups(config: Config, workdir: Path, together: int) -> list[range]:
     return sorted(groups, key=min)
 
 
-def _train_group(program: Program, seeds: range, workdir: Path, rows: Rows) -> Iterator[EpochResult]:
-    """Trains seeds from their checkpoint, if any; after each epoch the rows are written first, then the checkpoint."""
+def _train_group(
+    program: Program, dataset: data.Dataset, seeds: range, workdir: Path, rows: Rows
+) -> Iterator[EpochResult]:
+    """Trains seeds from their checkpoint, if any; after each epoch the rows are written first, then the checkpoint, and
+    after the last one the predictions."""
     config, steps = program.config, program.steps_per_epoch
     group = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
     name, checkpoints = f"{config.data} {group}", Checkpoints(workdir / "checkpoints" / group.replace(" ", "_"))
@@ -104,7 +161,7 @@ def _train_group(program: Program, seeds: range, workdir: Path, rows: Rows) -> I
     if done:
         print(f"{name}: continuing at epoch {done // steps} of {config.epochs}, step {done}")
     bar = tqdm(total=config.epochs * steps, initial=done, disable=None, leave=False, unit="step", desc=name)
-    with bar, _signals() as received:
+    with bar, _signals() as received, events.opened(workdir / "tensorboard", seeds, done) as scalars:
 
         def watch(progress: Progress, step: int, losses: np.ndarray) -> None:
             bar.update(step - bar.n)
@@ -121,6 +178,7 @@ def _train_group(program: Program, seeds: range, workdir: Path, rows: Rows) -> I
                 "and the same command continues from there", received[0]
             )  # fmt: skip
 
+        result = None
         for result in fit(program, seeds, progress, watch):
             new = _rows(seeds, result)
             rows.extend(new)
@@ -128,11 +186,17 @@ def _train_group(program: Program, seeds: range, workdir: Path, rows: Rows) -> I
             _write(workdir / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
             if received or result.epoch + 1 == config.epochs or checkpoints.due():
                 checkpoints.save(result.step, result.progress)
+            scalars.write(new, len(seeds) * len(dataset.train_labels) / result.train_seconds)
             with bar.external_write_mode():
                 print(_line(name, new), flush=True)
             yield result
             if received:
                 stop(result.step)
+        if result is not None:
+            probabilities = result.probabilities
+        else:  # all epochs were there, and only the predictions are missing
+            probabilities = program.evaluate(cast(Progress, progress).state)[1]
+        _keep_predictions(workdir, seeds, config.epochs - 1, dataset.test_labels, probabilities)
 
 
 def _rows(seeds: range, result: EpochResult) -> Rows:
@@ -166,16 +230,23 @@ def _line(name: str, rows: Rows) -> str:
     )
 
 
-def _open_folder(config: Config, workdir: Path) -> Rows:
-    """Creates the run folder, or checks that the run in it can be continued; returns the rows that it holds."""
+def _open_folder(config: Config, workdir: Path) -> tuple[Rows, dict[str, Any]]:
+    """Creates the run folder, or checks that the run in it can be continued; returns the rows and the `run.json` that
+    it holds."""
     resolved = json.loads(json.dumps(dataclasses.asdict(config)))
-    config_file, metrics_file = workdir / "config.json", workdir / "metrics.jsonl"
+    config_file, metrics_file, run_file = (workdir / name for name in ("config.json", "metrics.jsonl", "run.json"))
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         before = json.loads(config_file.read_text()) if config_file.exists() else resolved
         rows = [json.loads(line) for line in metrics_file.read_text().splitlines()] if metrics_file.exists() else []
-        old, new = _flat(before), _flat(resolved)
-        for key in sorted((old.keys() | new.keys()) - {"epochs", "seed", "seeds"}):
+        about = json.loads(run_file.read_text()) if rows and run_file.exists() else {}
+        if about and about.get("format") != FORMAT:
+            raise UsageError(
+                f"{workdir} holds a run of another version of jaxdrill (its format is {about.get('format', 1)}, now it "
+                f"is {FORMAT}); choose another --workdir, or continue it with that version"
+            )
+        old, new = flat(before), flat(resolved)
+        for key in sorted((old.keys() | new.keys()) - {"epochs", "seed", "seeds", "goal", "extends"}):
             if old.get(key) != new.get(key) and not key.startswith("execution."):
                 raise UsageError(
                     f"{workdir} holds a run with {key} = {old.get(key)}, now it is {new.get(key)}; "
@@ -191,10 +262,10 @@ def _open_folder(config: Config, workdir: Path) -> Rows:
         raise RunError(f"the workdir {workdir} cannot be used: {error.strerror}; choose another --workdir") from error
     except ValueError as error:
         raise RunError(f"the run in {workdir} is damaged ({error}); choose another --workdir") from error
-    return rows
+    return rows, about
 
 
-def _flat(config: dict[str, Any]) -> dict[str, Any]:
+def flat(config: dict[str, Any]) -> dict[str, Any]:
     """The config with dotted names in place of tables."""
     tables = {key for key, value in config.items() if isinstance(value, dict)}
     inner = {f"{key}.{name}": value for key in tables for name, value in config[key].items()}
@@ -205,6 +276,15 @@ def _write(path: Path, text: str) -> None:
     """Replaces the file in one go: a reader sees the old text or the new, never half."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
+    """As `_write`, for a compressed npz file."""
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)
     os.replace(temporary, path)
 
 
@@ -225,6 +305,16 @@ def _signals() -> Iterator[list[int]]:
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
+
+
+def _processor() -> str:
+    """The processor's model and how many of its cores this process may use."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.processor() or platform.machine()
+    return f"{model}, {parallel.cores()} cores"
 
 
 def _git_commit() -> str | None:

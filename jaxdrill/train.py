@@ -59,6 +59,7 @@ class EpochResult:
     learning_rate: float
     train: Sums  # of each seed
     test: Sums
+    probabilities: np.ndarray  # of the test images' classes, float32[S, N, 10]
     train_seconds: float
     test_seconds: float
 
@@ -140,7 +141,7 @@ class Program:
         self.mesh = parallel.make_mesh(seeds, size)
         self.sharding, everywhere = NamedSharding(self.mesh, P("seeds")), NamedSharding(self.mesh, P())
         self._train_data = jax.device_put((dataset.train_images, dataset.train_labels), everywhere)
-        test = _test_batches(dataset, self.mesh.size)
+        test, self._test_count = _test_batches(dataset, self.mesh.size), len(dataset.test_labels)
         self._test_data = jax.device_put(test, NamedSharding(self.mesh, P(None, "batch")))
         self._test_batches = jax.device_put(list(np.arange(len(test[0]), dtype=np.int32)), everywhere)
         zero = jax.tree.map(lambda a: jnp.broadcast_to(a, (seeds,)), metrics.zero())
@@ -199,12 +200,14 @@ class Program:
         progress, losses = jax.block_until_ready(self._compiled[call](progress, self._train_data, orders, keys))
         return progress, np.asarray(losses)
 
-    def evaluate(self, state: TrainState) -> Sums:
-        """The sums of each seed over every test image, each counted once."""
-        totals = self._zero
+    def evaluate(self, state: TrainState) -> tuple[Sums, np.ndarray]:
+        """The sums of each seed over every test image, each counted once, and the images' probabilities of the ten
+        classes, float32[S, N, 10]."""
+        totals, probabilities = self._zero, []
         for batch in self._test_batches:
-            totals = jax.block_until_ready(self._compiled["evaluate"](state, totals, self._test_data, batch))
-        return totals
+            totals, new = jax.block_until_ready(self._compiled["evaluate"](state, totals, self._test_data, batch))
+            probabilities.append(np.asarray(new))
+        return totals, np.concatenate(probabilities, axis=1)[:, : self._test_count]
 
     def reset(self, progress: Progress) -> Progress:
         """The progress at the beginning of an epoch."""
@@ -268,13 +271,14 @@ def _test_batches(dataset: Dataset, devices: int) -> tuple[np.ndarray, np.ndarra
     return dataset.test_images[padded], dataset.test_labels[padded], indices < count
 
 
-def make_evaluation_step(graph: Any) -> Callable[..., Sums]:
-    """Adds one batch of the test images to the totals. It returns no state."""
+def make_evaluation_step(graph: Any) -> Callable[..., tuple[Sums, jax.Array]]:
+    """Adds one batch of the test images to the totals, and gives its probabilities. It returns no state."""
 
-    def evaluation_step(state: TrainState, totals: Sums, test: Any, batch: jax.Array) -> Sums:
+    def evaluation_step(state: TrainState, totals: Sums, test: Any, batch: jax.Array) -> tuple[Sums, jax.Array]:
         images, labels, valid = jax.tree.map(lambda a: a[batch], test)
         logits, _ = models.apply(graph, state.params, state.batch_stats, augment.normalize(images), train=False)
-        return totals + parallel.all_sum(metrics.sums(logits, labels.astype(jnp.int32), valid), "batch")
+        totals = totals + parallel.all_sum(metrics.sums(logits, labels.astype(jnp.int32), valid), "batch")
+        return totals, lax.all_gather(jax.nn.softmax(logits), "batch", tiled=True)
 
     return evaluation_step
 
@@ -312,6 +316,7 @@ def fit(
             watch(current, done, losses)
         trained = time.perf_counter()
         train, current = current.totals, program.reset(current)
-        test = program.evaluate(current.state)
+        test, probabilities = program.evaluate(current.state)
         ended = time.perf_counter()
-        yield EpochResult(epoch, done, current, learning_rate, train, test, trained - began, ended - trained)
+        seconds = trained - began, ended - trained
+        yield EpochResult(epoch, done, current, learning_rate, train, test, probabilities, *seconds)

@@ -146,7 +146,7 @@ def test_a_signal_in_the_middle_of_an_epoch(tiny_recipe, tmp_path, number, code)
     assert last.startswith("jaxdrill: stopped at step ") and "the same command continues from there" in last
     assert "Traceback" not in err
     assert sorted(path.name for path in (tmp_path / "cut").iterdir()) == [
-        "checkpoints", "config.json", "metrics.jsonl", "run.json",
+        "checkpoints", "config.json", "metrics.jsonl", "run.json", "tensorboard",
     ]  # fmt: skip
     stopped_at = int(last.split()[4])
     assert 360 < stopped_at < 1080 and stopped_at % 360

@@ -9,7 +9,7 @@ import pytest
 from jaxdrill import run as run_module
 from jaxdrill.main import main
 
-FILES = {"config.json", "run.json", "metrics.jsonl", "checkpoints"}
+FILES = {"config.json", "run.json", "metrics.jsonl", "checkpoints", "predictions", "images.npz", "tensorboard"}
 KEYS = ["seed", "epoch", "step", "learning_rate", "train_loss", "train_accuracy", "test_loss", "test_accuracy",
         "test_examples", "seconds"]  # fmt: skip
 
@@ -45,7 +45,7 @@ def test_the_folder(finished, tiny_recipe):
     assert about["command"][:4] == ["python", "-m", "jaxdrill.main", "--step"]
     assert (about["step"], about["dataset"], about["parameters"]) == ("tiny", "digits", 25 * 4 + 8 + 36 * 4 * 10)
     assert len(about["dataset_sha256"]) == 64
-    assert set(about["versions"]) == {"python", "jax", "jaxlib", "flax", "optax"}
+    assert set(about["versions"]) == {"python", "jaxdrill", "jax", "jaxlib", "flax", "optax"}
     assert len(about["devices"]) == 2
     assert set(about["seconds"]) == {"data", "compile", "train", "evaluation"}
     assert all(value > 0 for value in about["seconds"].values())
@@ -177,7 +177,11 @@ def test_a_loss_that_is_not_finite(tiny_recipe, tmp_path, capsys):
     assert main(command) == 1
     error = capsys.readouterr().err
     assert "by step" in error and "learning rate 1e+30" in error and error.count("\n") == 1
-    assert {path.name for path in (tmp_path / "run").iterdir()} == FILES - {"metrics.jsonl"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == FILES - {
+        "metrics.jsonl",
+        "predictions",
+        "images.npz",
+    }
     assert not any((tmp_path / "run" / "checkpoints" / "seed_1").iterdir())
 
 
