@@ -201,7 +201,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     found = [place / file for place in (path.parent, recipe_folder()) if (place / file).is_file()]
     if not found:
         raise UsageError(f"{path} extends {base}, and there is no {file} beside it or among the built-in recipes")
-    merged = _read(found[0], (*seen, path.resolve())) | {"extends": found[0].stem, "goal": ""}
+    merged: dict[str, Any] = _read(found[0], (*seen, path.resolve())) | {"extends": found[0].stem, "goal": ""}
     for key, value in table.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = {**merged[key], **value} if both else value

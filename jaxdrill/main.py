@@ -8,50 +8,25 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from jaxdrill import config as recipe
-from jaxdrill.errors import RunError, Stopped, UsageError, nearest
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse, but an error is one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
+from jaxdrill.errors import Failed, Parser, UsageError, exit_code, nearest
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit code: 0 done, 1 failed, 2 wrong usage, 130 or 143 stopped by a signal."""
+    """Runs the command and returns its exit code, as `errors.exit_code` says."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    try:
-        _command(arguments)
-        return 0
-    except UsageError as error:
-        return _complain(f"{error}", 2)
-    except RunError as error:
-        return _complain(f"{error}", 1)
-    except OSError as error:
-        return _complain(f"{error.filename or ''}: {error.strerror}", 1)
-    except Stopped as error:
-        return _complain(f"{error}", error.exit_code)
-    except KeyboardInterrupt:
-        return _complain("stopped before training", 130)
+    return exit_code(lambda: _check(arguments[1:]) if arguments[:1] == ["check"] else _train(arguments))
 
 
-def _complain(message: str, code: int) -> int:
-    print("jaxdrill: " + " ".join(message.split()), file=sys.stderr)
-    return code
-
-
-def _command(arguments: list[str]) -> None:
+def _train(arguments: list[str]) -> None:
     options, flags = _parse(arguments)
     names = recipe.steps() if options.step == "all" else [options.step]
     configs = [recipe.load(name, flags) for name in names]
     if options.dry_run:
         return _dry_run(configs)
     # Here, not above: `--help`, `--dry-run` and most mistakes are answered before JAX has loaded.
-    from jaxdrill import models, parallel, report
+    from jaxdrill import models, parallel
     from jaxdrill.run import run
 
     parallel.set_up(max(map(models.activation_bytes, configs)))
@@ -59,7 +34,48 @@ def _command(arguments: list[str]) -> None:
     folders = [base / config.name if options.step == "all" or not options.workdir else base for config in configs]
     for config, folder in zip(configs, folders, strict=True):
         run(config, folder, options.data_dir, options.offline, ["python", "-m", "jaxdrill.main", *arguments])
-    print("\n" + report.drill_table(folders))
+    from jaxdrill import report  # here, so that training need not wait for it
+
+    print(f"\n{report.summary(folders)}\nreport: python -m jaxdrill.report {' '.join(map(str, folders))}")
+
+
+def _check(arguments: list[str]) -> None:
+    """`check RUN --min-accuracy 0.994`: whether the seeds show that the run's accuracy is above a minimum."""
+    about = "Exits with 0 if the seeds of a run show that its mean last test accuracy is above a minimum, else with 3."
+    parser = Parser(prog="python -m jaxdrill.main check", description=about, allow_abbrev=False)
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    parser.add_argument("--min-accuracy", type=_share, required=True, metavar="X", help="from 0 to 1, such as 0.994")
+    parser.add_argument(
+        "--alpha",
+        type=_share,
+        default=0.05,
+        metavar="X",
+        help="largest p-value of the one-sided t-test (default: 0.05)",
+    )
+    options = parser.parse_args(arguments)
+    from jaxdrill import folder, statistics
+
+    run = folder.read(options.run)
+    accuracies = run.metrics["test_accuracy"][:, -1]
+    p_value = statistics.above(accuracies, options.min_accuracy)
+    found = f"{options.run}: {100 * accuracies.mean():.2f} % over {len(accuracies)} seed(s)"
+    minimum = f"{100 * options.min_accuracy:g} %"
+    if p_value is None:
+        why = "one seed has no spread" if len(accuracies) == 1 else "the seeds are all equal"
+        raise Failed(f"{found}; whether that is above {minimum} cannot be told: {why}; train more --seeds")
+    if p_value >= options.alpha:
+        raise Failed(f"{found}; not shown to be above {minimum} (p = {p_value:.2g}, alpha = {options.alpha:g})")
+    print(f"{found}, above {minimum} (p = {p_value:.2g})")
+
+
+def _share(text: str) -> float:
+    """A number from 0 to 1."""
+    try:
+        if 0 <= (value := float(text)) <= 1:
+            return value
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text} is no number from 0 to 1")
 
 
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:

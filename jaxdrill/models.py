@@ -140,6 +140,7 @@ class Row:
     channels: int
     receptive_field: int  # side, pixels of the input
     parameters: int
+    operations: int  # multiply-adds of the convolution, one image
 
 
 def layer_table(config: recipe.Config) -> list[Row]:
@@ -162,14 +163,16 @@ def layer_table(config: recipe.Config) -> list[Row]:
         if isinstance(layer, recipe.Conv):
             number += 1
             parameters = size * size * channels * layer.conv + 2 * layer.conv * layer.batch_norm
+            operations = (room - size + 1) ** 2 * size * size * channels * layer.conv
             side, channels = room - size + 1, layer.conv
             dropped = (
                 f" dropout {config.dropout.rate:g}" if config.dropout.rate and number in config.dropout.after else ""
             )
             text = f"{size}x{size} conv{' relu' * layer.relu}{' batch_norm' * layer.batch_norm}{dropped}"
         else:
-            parameters, side, stride, text = 0, side // size, stride * size, f"{size}x{size} {layer.pool} pool"
-        rows.append(Row(text, side, channels, field, parameters))
+            parameters, operations, side, stride = 0, 0, side // size, stride * size
+            text = f"{size}x{size} {layer.pool} pool"
+        rows.append(Row(text, side, channels, field, parameters, operations))
     if (side, channels) != (1, CLASSES):
         raise UsageError(
             f"the network ends in {side}x{side}x{channels}; it must end in 1x1x{CLASSES}, one value a class"

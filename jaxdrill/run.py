@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import platform
 import re
 import signal
@@ -19,15 +18,15 @@ from typing import Any, NoReturn, cast
 
 import jax
 import numpy as np
+from scipy.special import softmax
 from tqdm import tqdm
 
 from jaxdrill import __version__, data, events, models, parallel
 from jaxdrill.checkpoint import Checkpoints
 from jaxdrill.config import Config
 from jaxdrill.errors import RunError, Stopped, UsageError
+from jaxdrill.folder import FORMAT, flat, predictions_file, read_arrays, write_arrays, write_text
 from jaxdrill.train import EpochResult, Program, Progress, fit
-
-FORMAT = 2  # of the run folder; it grows when a reader of the older one would go wrong
 
 Rows = list[dict[str, Any]]
 
@@ -73,7 +72,7 @@ def run(config: Config, workdir: Path, data_dir: Path | None, offline: bool, com
     programs: dict[int, Program] = {}
     try:
         for seeds in groups:
-            _write(workdir / "run.json", json.dumps(about | {"seconds": seconds}, indent=1))
+            write_text(workdir / "run.json", json.dumps(about | {"seconds": seconds}, indent=1))
             if len(seeds) not in programs:
                 programs[len(seeds)] = Program(config, dataset, len(seeds))
                 seconds["compile"] += programs[len(seeds)].compile_seconds
@@ -83,7 +82,7 @@ def run(config: Config, workdir: Path, data_dir: Path | None, offline: bool, com
             _keep_images(workdir, dataset)
     finally:
         if groups:
-            _write(workdir / "run.json", json.dumps(about | {"seconds": seconds}, indent=1))
+            write_text(workdir / "run.json", json.dumps(about | {"seconds": seconds}, indent=1))
 
 
 def _earlier_sessions(before: dict[str, Any], about: dict[str, Any]) -> list[dict[str, Any]]:
@@ -99,26 +98,23 @@ def _finished(config: Config, workdir: Path, seeds: range, rows: Rows) -> bool:
         if sum(row["seed"] == seed for row in rows) < config.epochs:
             return False
         try:
-            with np.load(predictions_file(workdir, seed)) as kept:
-                if int(kept["epoch"]) != config.epochs - 1:
-                    return False
-        except (OSError, ValueError, KeyError):
+            if int(read_arrays(predictions_file(workdir, seed))["epoch"]) != config.epochs - 1:
+                return False
+        except (ValueError, KeyError):
             return False
     return True
 
 
-def predictions_file(workdir: Path, seed: int) -> Path:
-    """Of one seed, after its last epoch: epoch int, labels uint8[N], predicted uint8[N] and probabilities
-    float16[N, 10], rounded to four decimals, of the test images."""
-    return workdir / "predictions" / f"seed_{seed}.npz"
-
-
-def _keep_predictions(workdir: Path, seeds: range, epoch: int, labels: np.ndarray, probabilities: np.ndarray) -> None:
+def _keep_predictions(workdir: Path, seeds: range, epoch: int, labels: np.ndarray, logits: np.ndarray) -> None:
     """Writes the predictions' file of each seed."""
-    for seed, each in zip(seeds, probabilities, strict=True):
-        predicted, rounded = each.argmax(axis=-1).astype(np.uint8), np.round(each, 4).astype(np.float16)
-        arrays = {"epoch": np.int64(epoch), "labels": labels, "predicted": predicted, "probabilities": rounded}
-        _write_arrays(predictions_file(workdir, seed), arrays)
+    for seed, each in zip(seeds, logits, strict=True):
+        arrays = {
+            "epoch": np.int64(epoch),
+            "labels": labels,
+            "predicted": each.argmax(axis=-1).astype(np.uint8),
+            "probabilities": np.round(softmax(each, axis=-1), 4).astype(np.float16),  # rounded they pack to a third
+        }
+        write_arrays(predictions_file(workdir, seed), arrays)
 
 
 def _keep_images(workdir: Path, dataset: data.Dataset) -> None:
@@ -126,10 +122,9 @@ def _keep_images(workdir: Path, dataset: data.Dataset) -> None:
     wrong. index int64[K], images uint8[K, 28, 28]."""
     shown = {int(np.argmax(dataset.test_labels == label)) for label in np.unique(dataset.test_labels)}
     for file in workdir.glob("predictions/seed_*.npz"):
-        with np.load(file) as kept:
-            shown |= set(np.flatnonzero(kept["predicted"] != dataset.test_labels).tolist())
+        shown |= set(np.flatnonzero(read_arrays(file)["predicted"] != dataset.test_labels).tolist())
     index = np.array(sorted(shown))
-    _write_arrays(workdir / "images.npz", {"index": index, "images": dataset.test_images[index, :, :, 0]})
+    write_arrays(workdir / "images.npz", {"index": index, "images": dataset.test_images[index, :, :, 0]})
 
 
 def _groups(config: Config, workdir: Path, together: int) -> list[range]:
@@ -183,7 +178,7 @@ def _train_group(
             new = _rows(seeds, result)
             rows.extend(new)
             rows.sort(key=lambda row: (row["seed"], row["epoch"]))
-            _write(workdir / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+            write_text(workdir / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
             if received or result.epoch + 1 == config.epochs or checkpoints.due():
                 checkpoints.save(result.step, result.progress)
             scalars.write(new, len(seeds) * len(dataset.train_labels) / result.train_seconds)
@@ -192,11 +187,9 @@ def _train_group(
             yield result
             if received:
                 stop(result.step)
-        if result is not None:
-            probabilities = result.probabilities
-        else:  # all epochs were there, and only the predictions are missing
-            probabilities = program.evaluate(cast(Progress, progress).state)[1]
-        _keep_predictions(workdir, seeds, config.epochs - 1, dataset.test_labels, probabilities)
+        # Without a result all epochs were there, and only the predictions are missing.
+        logits = result.logits if result else program.evaluate(cast(Progress, progress).state)[1]
+        _keep_predictions(workdir, seeds, config.epochs - 1, dataset.test_labels, logits)
 
 
 def _rows(seeds: range, result: EpochResult) -> Rows:
@@ -257,35 +250,12 @@ def _open_folder(config: Config, workdir: Path) -> tuple[Rows, dict[str, Any]]:
             raise UsageError(
                 f"{workdir} holds {done} epochs, more than the {config.epochs} asked; choose another --workdir"
             )
-        _write(config_file, json.dumps(resolved, indent=1))
+        write_text(config_file, json.dumps(resolved, indent=1))
     except OSError as error:
         raise RunError(f"the workdir {workdir} cannot be used: {error.strerror}; choose another --workdir") from error
     except ValueError as error:
         raise RunError(f"the run in {workdir} is damaged ({error}); choose another --workdir") from error
     return rows, about
-
-
-def flat(config: dict[str, Any]) -> dict[str, Any]:
-    """The config with dotted names in place of tables."""
-    tables = {key for key, value in config.items() if isinstance(value, dict)}
-    inner = {f"{key}.{name}": value for key in tables for name, value in config[key].items()}
-    return {key: value for key, value in config.items() if key not in tables} | inner
-
-
-def _write(path: Path, text: str) -> None:
-    """Replaces the file in one go: a reader sees the old text or the new, never half."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
-
-
-def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
-    """As `_write`, for a compressed npz file."""
-    path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)
-    os.replace(temporary, path)
 
 
 @contextmanager

@@ -59,7 +59,7 @@ class EpochResult:
     learning_rate: float
     train: Sums  # of each seed
     test: Sums
-    probabilities: np.ndarray  # of the test images' classes, float32[S, N, 10]
+    logits: np.ndarray  # of the test images, float32[S, N, 10]
     train_seconds: float
     test_seconds: float
 
@@ -201,13 +201,12 @@ class Program:
         return progress, np.asarray(losses)
 
     def evaluate(self, state: TrainState) -> tuple[Sums, np.ndarray]:
-        """The sums of each seed over every test image, each counted once, and the images' probabilities of the ten
-        classes, float32[S, N, 10]."""
-        totals, probabilities = self._zero, []
+        """The sums of each seed over every test image, each counted once, and the images' logits, float32[S, N, 10]."""
+        totals, logits = self._zero, []
         for batch in self._test_batches:
             totals, new = jax.block_until_ready(self._compiled["evaluate"](state, totals, self._test_data, batch))
-            probabilities.append(np.asarray(new))
-        return totals, np.concatenate(probabilities, axis=1)[:, : self._test_count]
+            logits.append(np.asarray(new))
+        return totals, np.concatenate(logits, axis=1)[:, : self._test_count]
 
     def reset(self, progress: Progress) -> Progress:
         """The progress at the beginning of an epoch."""
@@ -272,13 +271,13 @@ def _test_batches(dataset: Dataset, devices: int) -> tuple[np.ndarray, np.ndarra
 
 
 def make_evaluation_step(graph: Any) -> Callable[..., tuple[Sums, jax.Array]]:
-    """Adds one batch of the test images to the totals, and gives its probabilities. It returns no state."""
+    """Adds one batch of the test images to the totals, and gives its logits. It returns no state."""
 
     def evaluation_step(state: TrainState, totals: Sums, test: Any, batch: jax.Array) -> tuple[Sums, jax.Array]:
         images, labels, valid = jax.tree.map(lambda a: a[batch], test)
         logits, _ = models.apply(graph, state.params, state.batch_stats, augment.normalize(images), train=False)
         totals = totals + parallel.all_sum(metrics.sums(logits, labels.astype(jnp.int32), valid), "batch")
-        return totals, lax.all_gather(jax.nn.softmax(logits), "batch", tiled=True)
+        return totals, lax.all_gather(logits, "batch", tiled=True)
 
     return evaluation_step
 
@@ -316,7 +315,7 @@ def fit(
             watch(current, done, losses)
         trained = time.perf_counter()
         train, current = current.totals, program.reset(current)
-        test, probabilities = program.evaluate(current.state)
+        test, logits = program.evaluate(current.state)
         ended = time.perf_counter()
         seconds = trained - began, ended - trained
-        yield EpochResult(epoch, done, current, learning_rate, train, test, probabilities, *seconds)
+        yield EpochResult(epoch, done, current, learning_rate, train, test, logits, *seconds)

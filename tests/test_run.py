@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from jaxdrill import folder
 from jaxdrill import run as run_module
 from jaxdrill.main import main
 
@@ -187,10 +188,10 @@ def test_a_loss_that_is_not_finite(tiny_recipe, tmp_path, capsys):
 
 def test_a_reader_never_sees_half_a_file(tmp_path, monkeypatch):
     path = tmp_path / "file"
-    run_module._write(path, "old")
+    folder.write_text(path, "old")
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        run_module._write(path, "new")
+        folder.write_text(path, "new")
     assert path.read_text() == "old"
 
 

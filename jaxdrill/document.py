@@ -1,0 +1,176 @@
+"""A document of texts, tables and pictures: one HTML file that needs nothing else, or Markdown without pictures."""
+
+import base64
+import html
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+from PIL import Image
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1d2433; --paper: #fff; --soft: #5d6778; --line: #d7dce4; --shade: #f3f5f8;
+  --a: #1f6fb2; --b: #c2571a; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e4e8ef; --paper: #14181f; --soft: #9aa5b5; --line: #343c49;
+  --shade: #1d232d; --a: #6cb2ee; --b: #f09a5f; } }
+@media print { :root { color-scheme: light; --ink: #000; --paper: #fff; --soft: #444; --line: #bbb; --shade: #f3f3f3;
+  --a: #1f6fb2; --b: #c2571a; } body { font-size: 10pt; } .wide { overflow: visible; } nav { display: none; } }
+body { margin: 0 auto; padding: 1rem; max-width: 76rem; background: var(--paper); color: var(--ink);
+  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
+h1, h2, h3 { line-height: 1.2; } h2 { margin-top: 3rem; border-bottom: 1px solid var(--line); }
+h2, h3 { break-after: avoid; } p { max-width: 46rem; } a { color: var(--a); }
+nav ul { columns: 16rem; padding-left: 1.2rem; }
+.wide { overflow-x: auto; margin: 1rem 0; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
+th { background: var(--shade); } .n { text-align: right; white-space: nowrap; } tr, figure { break-inside: avoid; }
+td { max-width: 30rem; } .t { min-width: 14rem; } code { white-space: pre; font-size: .95em; }
+.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); gap: 1rem; }
+.digits { display: grid; grid-template-columns: repeat(auto-fill, minmax(6.5rem, 1fr)); gap: .8rem; }
+figure { margin: 0; } figcaption { color: var(--soft); font-size: .85rem; } svg { width: 100%; height: auto; }
+img { image-rendering: pixelated; height: 2.4rem; vertical-align: middle; border: 1px solid var(--line); }
+.digits img { width: 100%; height: auto; }
+.strip img { height: auto; width: 100%; max-width: 44rem; }
+"""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Grey images side by side, uint8[H, W], with what they show in words."""
+
+    pixels: np.ndarray
+    alt: str
+    caption: str = ""
+
+    def html(self) -> str:
+        """An `img` with its PNG file in it."""
+        file = io.BytesIO()
+        Image.fromarray(self.pixels).save(file, "PNG", optimize=True)
+        data = base64.b64encode(file.getvalue()).decode()
+        return f'<img src="data:image/png;base64,{data}" alt="{html.escape(self.alt)}">'
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One picture as wide as the page."""
+
+    picture: Picture
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Small pictures with captions."""
+
+    pictures: Sequence[Picture]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """An SVG drawing, in the colours of `STYLE`."""
+
+    svg: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells are text, in which `backticks` mark what is set in one width, or pictures."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str | Picture]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what stands below it; level 2, or 3 within the section before."""
+
+    title: str
+    blocks: Sequence["str | Table | Drawing | Gallery | Strip"]
+    level: int = 2
+
+
+def to_html(title: str, sections: Sequence[Section]) -> str:
+    """The whole document as one HTML file."""
+    names = {id(section): f"s{n}" for n, section in enumerate(sections)}
+    links = "".join(f'<li><a href="#{names[id(s)]}">{html.escape(s.title)}</a></li>' for s in sections if s.level == 2)
+    parts = [
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>",
+        f"<h1>{html.escape(title)}</h1><nav><ul>{links}</ul></nav>",
+    ]
+    for section in sections:
+        level = section.level
+        parts.append(f'<h{level} id="{names[id(section)]}">{html.escape(section.title)}</h{level}>')
+        for is_drawing, blocks in groupby(section.blocks, lambda block: isinstance(block, Drawing)):
+            inner = [_html(block) for block in blocks]
+            parts += ['<div class="grid">', *inner, "</div>"] if is_drawing else inner
+    return "\n".join([*parts, "</body></html>\n"])
+
+
+def to_markdown(title: str, sections: Sequence[Section]) -> str:
+    """The texts and tables as Markdown; of pictures only what they show."""
+    parts = [f"# {title}"]
+    for section in sections:
+        parts.append(f"{'#' * section.level} {section.title}")
+        parts += filter(None, map(_markdown, section.blocks))
+    return "\n\n".join(parts) + "\n"
+
+
+def _html(block: "str | Table | Drawing | Gallery | Strip") -> str:
+    if isinstance(block, str):
+        return f"<p>{_inline(block)}</p>"
+    if isinstance(block, Drawing):
+        return f"<figure>{block.svg}<figcaption>{_inline(block.caption)}</figcaption></figure>"
+    if isinstance(block, Strip):
+        return f'<figure class="strip">{block.picture.html()}</figure>'
+    if isinstance(block, Gallery):
+        figures = (f"<figure>{p.html()}<figcaption>{_inline(p.caption)}</figcaption></figure>" for p in block.pictures)
+        return f'<div class="digits">{"".join(figures)}</div>'
+    numeric = _numeric(block)
+    wordy = [any(isinstance(row[i], str) and len(row[i]) > 40 for row in block.rows) for i in range(len(block.header))]
+
+    def row(tag: str, cells: Sequence[str | Picture]) -> str:
+        shown = (cell.html() if isinstance(cell, Picture) else _inline(cell) for cell in cells)
+        kinds = (
+            ' class="n"' if number else ' class="t"' if long else ""
+            for number, long in zip(numeric, wordy, strict=True)
+        )
+        return f"<tr>{''.join(f'<{tag}{k}>{s}</{tag}>' for k, s in zip(kinds, shown, strict=True))}</tr>"
+
+    body = "\n".join(row("td", cells) for cells in block.rows)
+    return f'<div class="wide"><table><thead>{row("th", block.header)}</thead><tbody>{body}</tbody></table></div>'
+
+
+def _markdown(block: "str | Table | Drawing | Gallery | Strip") -> str:
+    if isinstance(block, str):
+        return block
+    if isinstance(block, Gallery):
+        return "\n".join(f"- {picture.caption}" for picture in block.pictures)
+    if not isinstance(block, Table):
+        return ""
+    shown = [i for i in range(len(block.header)) if not any(isinstance(row[i], Picture) for row in block.rows)]
+    numeric = _numeric(block)
+    rule = ["--:" if numeric[i] else "---" for i in shown]
+    rows = [
+        [block.header[i] for i in shown],
+        rule,
+        *([f"{row[i]}".replace("|", "\\|") for i in shown] for row in block.rows),
+    ]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+
+
+def _numeric(table: Table) -> list[bool]:
+    """Which columns hold numbers."""
+    columns = zip(*table.rows, strict=True) if table.rows else [()] * len(table.header)
+    number = re.compile(r"[-+±·\d][-+±·\d.,%() to]*|")
+    return [
+        bool(column) and all(isinstance(cell, str) and number.fullmatch(cell) for cell in column) for column in columns
+    ]
+
+
+def _inline(text: str) -> str:
+    """Text as HTML; `backticks` become code."""
+    return re.sub(r"`([^`]*)`", r"<code>\1</code>", html.escape(text))
