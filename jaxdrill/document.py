@@ -4,9 +4,10 @@ import base64
 import html
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -52,11 +53,46 @@ class Picture:
         return f'<img src="data:image/png;base64,{data}" alt="{html.escape(self.alt)}">'
 
 
+class Block(Protocol):
+    """What stands below a heading."""
+
+    def html(self) -> str:
+        """As HTML."""
+        ...
+
+    def markdown(self) -> str:
+        """As Markdown; empty if it is a picture only."""
+        ...
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph, in which `backticks` mark code."""
+
+    text: str
+
+    def html(self) -> str:
+        """As HTML."""
+        return f"<p>{_inline(self.text)}</p>"
+
+    def markdown(self) -> str:
+        """As Markdown."""
+        return self.text
+
+
 @dataclass(frozen=True)
 class Strip:
     """One picture as wide as the page."""
 
     picture: Picture
+
+    def html(self) -> str:
+        """As HTML."""
+        return f'<figure class="strip">{self.picture.html()}</figure>'
+
+    def markdown(self) -> str:
+        """Nothing."""
+        return ""
 
 
 @dataclass(frozen=True)
@@ -64,6 +100,15 @@ class Gallery:
     """Small pictures with captions."""
 
     pictures: Sequence[Picture]
+
+    def html(self) -> str:
+        """As HTML."""
+        shown = (f"<figure>{p.html()}<figcaption>{_inline(p.caption)}</figcaption></figure>" for p in self.pictures)
+        return f'<div class="digits">{"".join(shown)}</div>'
+
+    def markdown(self) -> str:
+        """The captions."""
+        return "\n".join(f"- {picture.caption}" for picture in self.pictures)
 
 
 @dataclass(frozen=True)
@@ -73,22 +118,65 @@ class Drawing:
     svg: str
     caption: str
 
+    def html(self) -> str:
+        """As HTML."""
+        return f"<figure>{self.svg}<figcaption>{_inline(self.caption)}</figcaption></figure>"
+
+    def markdown(self) -> str:
+        """Nothing."""
+        return ""
+
 
 @dataclass(frozen=True)
 class Table:
-    """Cells are text, in which `backticks` mark what is set in one width, or pictures."""
+    """Cells are text, in which `backticks` mark code, or pictures. Columns of numbers are set to the right."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str | Picture]]
 
+    def _columns(self, test: Callable[[str | Picture], bool]) -> list[bool]:
+        """Of each column, whether all its cells pass."""
+        return [bool(self.rows) and all(test(row[i]) for row in self.rows) for i in range(len(self.header))]
+
+    def _numbers(self) -> list[bool]:
+        number = re.compile(r"[-+±·\d][-+±·\d.,%() to]*|")
+        return self._columns(lambda cell: isinstance(cell, str) and number.fullmatch(cell) is not None)
+
+    def html(self) -> str:
+        """As HTML, in a box of its own that scrolls."""
+        short = self._columns(lambda cell: isinstance(cell, Picture) or len(cell) <= 32)
+        kinds = ["n" if n else "" if s else "t" for n, s in zip(self._numbers(), short, strict=True)]
+
+        def row(tag: str, cells: Sequence[str | Picture]) -> str:
+            shown = (cell.html() if isinstance(cell, Picture) else _inline(cell) for cell in cells)
+            return "".join(f'<{tag} class="{k}">{s}</{tag}>' for k, s in zip(kinds, shown, strict=True))
+
+        body = "\n".join(f"<tr>{row('td', cells)}</tr>" for cells in self.rows)
+        head = f"<thead><tr>{row('th', self.header)}</tr></thead>"
+        return f'<div class="wide"><table>{head}<tbody>{body}</tbody></table></div>'
+
+    def markdown(self) -> str:
+        """As Markdown, without the columns that hold pictures."""
+        pictures = [any(isinstance(row[i], Picture) for row in self.rows) for i in range(len(self.header))]
+        rule = ["--:" if number else "---" for number in self._numbers()]
+        lines = []
+        for cells in (self.header, rule, *self.rows):
+            kept = (f"{cell}".replace("|", "\\|") for cell, picture in zip(cells, pictures, strict=True) if not picture)
+            lines.append(f"| {' | '.join(kept)} |")
+        return "\n".join(lines)
+
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands below it; level 2, or 3 within the section before."""
+    """A heading and what stands below it, plain text being a paragraph; level 2, or 3 within the section before."""
 
     title: str
-    blocks: Sequence["str | Table | Drawing | Gallery | Strip"]
+    blocks: Sequence[Block | str]
     level: int = 2
+
+    def shown(self) -> list[Block]:
+        """The blocks, each text as one."""
+        return [Text(block) if isinstance(block, str) else block for block in self.blocks]
 
 
 def to_html(title: str, sections: Sequence[Section]) -> str:
@@ -104,8 +192,8 @@ def to_html(title: str, sections: Sequence[Section]) -> str:
     for section in sections:
         level = section.level
         parts.append(f'<h{level} id="{names[id(section)]}">{html.escape(section.title)}</h{level}>')
-        for is_drawing, blocks in groupby(section.blocks, lambda block: isinstance(block, Drawing)):
-            inner = [_html(block) for block in blocks]
+        for is_drawing, blocks in groupby(section.shown(), lambda block: isinstance(block, Drawing)):
+            inner = [block.html() for block in blocks]
             parts += ['<div class="grid">', *inner, "</div>"] if is_drawing else inner
     return "\n".join([*parts, "</body></html>\n"])
 
@@ -115,60 +203,8 @@ def to_markdown(title: str, sections: Sequence[Section]) -> str:
     parts = [f"# {title}"]
     for section in sections:
         parts.append(f"{'#' * section.level} {section.title}")
-        parts += filter(None, map(_markdown, section.blocks))
+        parts += filter(None, (block.markdown() for block in section.shown()))
     return "\n\n".join(parts) + "\n"
-
-
-def _html(block: "str | Table | Drawing | Gallery | Strip") -> str:
-    if isinstance(block, str):
-        return f"<p>{_inline(block)}</p>"
-    if isinstance(block, Drawing):
-        return f"<figure>{block.svg}<figcaption>{_inline(block.caption)}</figcaption></figure>"
-    if isinstance(block, Strip):
-        return f'<figure class="strip">{block.picture.html()}</figure>'
-    if isinstance(block, Gallery):
-        figures = (f"<figure>{p.html()}<figcaption>{_inline(p.caption)}</figcaption></figure>" for p in block.pictures)
-        return f'<div class="digits">{"".join(figures)}</div>'
-    numeric = _numeric(block)
-    wordy = [any(isinstance(row[i], str) and len(row[i]) > 40 for row in block.rows) for i in range(len(block.header))]
-
-    def row(tag: str, cells: Sequence[str | Picture]) -> str:
-        shown = (cell.html() if isinstance(cell, Picture) else _inline(cell) for cell in cells)
-        kinds = (
-            ' class="n"' if number else ' class="t"' if long else ""
-            for number, long in zip(numeric, wordy, strict=True)
-        )
-        return f"<tr>{''.join(f'<{tag}{k}>{s}</{tag}>' for k, s in zip(kinds, shown, strict=True))}</tr>"
-
-    body = "\n".join(row("td", cells) for cells in block.rows)
-    return f'<div class="wide"><table><thead>{row("th", block.header)}</thead><tbody>{body}</tbody></table></div>'
-
-
-def _markdown(block: "str | Table | Drawing | Gallery | Strip") -> str:
-    if isinstance(block, str):
-        return block
-    if isinstance(block, Gallery):
-        return "\n".join(f"- {picture.caption}" for picture in block.pictures)
-    if not isinstance(block, Table):
-        return ""
-    shown = [i for i in range(len(block.header)) if not any(isinstance(row[i], Picture) for row in block.rows)]
-    numeric = _numeric(block)
-    rule = ["--:" if numeric[i] else "---" for i in shown]
-    rows = [
-        [block.header[i] for i in shown],
-        rule,
-        *([f"{row[i]}".replace("|", "\\|") for i in shown] for row in block.rows),
-    ]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
-
-
-def _numeric(table: Table) -> list[bool]:
-    """Which columns hold numbers."""
-    columns = zip(*table.rows, strict=True) if table.rows else [()] * len(table.header)
-    number = re.compile(r"[-+±·\d][-+±·\d.,%() to]*|")
-    return [
-        bool(column) and all(isinstance(cell, str) and number.fullmatch(cell) for cell in column) for column in columns
-    ]
 
 
 def _inline(text: str) -> str:

@@ -1,7 +1,9 @@
 """Strict JAX on two CPU devices, a cache folder of the tests' own, and small recipes and files."""
 
+import dataclasses
 import gzip
 import hashlib
+import json
 import os
 import sys
 from pathlib import Path
@@ -15,7 +17,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 sys.path.append(str(Path(__file__).parent / "golden"))
 
-from jaxdrill import config, data  # noqa: E402
+from jaxdrill import config, data, folder  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 TINY = """
@@ -91,3 +93,36 @@ def small_files(tmp_path, monkeypatch) -> Path:
         registered[file] = (f"http://127.0.0.1:9/{file}", info)
     monkeypatch.setattr(data, "_registered", lambda name: registered)
     return folder
+
+
+def write_run(path: Path, step: str, curves: dict[int, list[float]], data="mnist", labels=None, **about) -> Path:
+    """A finished run's folder with these test accuracies of each seed; the wrong images differ from seed to seed."""
+    epochs, seeds = len(next(iter(curves.values()))), sorted(curves)
+    recipe = dataclasses.replace(config.load(step), data=data, epochs=epochs, seed=seeds[0], seeds=len(seeds))
+    labels = np.arange(1000) % 10 if labels is None else labels
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(json.dumps(dataclasses.asdict(recipe)))
+    made = {"versions": {"python": "3.11", "jax": "0.10"}, "devices": ["cpu:0 cpu"], "processor": "Abacus, 2 cores"}
+    run = {"format": folder.FORMAT, "command": ["python", "-m", "jaxdrill.main", "--step", step], "parameters": 9606,
+           "dataset": data, "dataset_sha256": f"sum of {data}", "git_commit": "0" * 40, "earlier_sessions": [],
+           "seconds": {"data": 1.0, "compile": 4.0, "train": 90.0, "evaluation": 5.0}} | made | about  # fmt: skip
+    (path / "run.json").write_text(json.dumps(run))
+    rows = [
+        {"seed": seed, "epoch": epoch, "step": 469 * (epoch + 1), "learning_rate": 0.01, "train_loss": 0.1,
+         "train_accuracy": 0.99, "test_loss": 0.05, "test_accuracy": accuracy, "test_examples": len(labels),
+         "seconds": 9.0}
+        for seed in seeds for epoch, accuracy in enumerate(curves[seed])
+    ]  # fmt: skip
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shown = set(range(10))
+    for seed in seeds:
+        predicted = np.array(labels, np.uint8)
+        wrong = (seed + np.arange(round((1 - curves[seed][-1]) * len(labels)))) % len(labels)
+        predicted[wrong] = (predicted[wrong] + 1) % 10
+        shown |= set(wrong.tolist())
+        arrays = {"epoch": epochs - 1, "labels": np.array(labels, np.uint8), "predicted": predicted,
+                  "probabilities": np.eye(10, dtype=np.float16)[predicted]}  # fmt: skip
+        folder.write_arrays(folder.predictions_file(path, seed), arrays)
+    images = np.random.default_rng(0).integers(0, 256, (len(shown), 28, 28), dtype=np.uint8)
+    folder.write_arrays(path / "images.npz", {"index": np.array(sorted(shown)), "images": images})
+    return path

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from jaxdrill import folder
 from jaxdrill import run as run_module
 from jaxdrill.main import main
 
@@ -184,15 +183,6 @@ def test_a_loss_that_is_not_finite(tiny_recipe, tmp_path, capsys):
         "images.npz",
     }
     assert not any((tmp_path / "run" / "checkpoints" / "seed_1").iterdir())
-
-
-def test_a_reader_never_sees_half_a_file(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    folder.write_text(path, "old")
-    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        folder.write_text(path, "new")
-    assert path.read_text() == "old"
 
 
 def test_a_batch_larger_than_the_data_writes_nothing(tiny_recipe, tmp_path, capsys):

@@ -1,0 +1,122 @@
+"""Reading run folders, and what is said of those that cannot be read."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import write_run
+
+from jaxdrill import folder
+from jaxdrill.errors import RunError
+
+CURVES = {3: [0.9, 0.98], 4: [0.91, 0.97]}
+
+
+def change(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def drop_lines(path, count):
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-count]))
+
+
+def resave(path, **arrays):
+    np.savez_compressed(path, **(dict(np.load(path)) | arrays))
+
+
+def test_a_run(tmp_path):
+    run = folder.read(write_run(tmp_path / "run", "3", CURVES))
+    assert (run.name, run.epochs, run.seeds, run.config.extends) == ("step_3", 2, [3, 4], "step_2")
+    np.testing.assert_array_equal(run.metrics["test_accuracy"], [[0.9, 0.98], [0.91, 0.97]])
+    assert run.predicted.shape == (2, 1000) and run.probabilities.shape == (2, 1000, 10)
+    assert np.mean(run.predicted == run.labels, axis=1).tolist() == [0.98, 0.97]
+    assert all(image.shape == (28, 28) for image in run.images.values())
+
+
+def test_a_seed_beside_those_of_the_config(tmp_path):
+    """A later command for fewer seeds leaves the others in the folder."""
+    path = write_run(tmp_path / "run", "3", CURVES)
+    change(path / "config.json", seed=4, seeds=1)
+    assert folder.read(path).seeds == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda p: [f.unlink() for f in p.glob("*.*")], "is no run folder: it holds no config.json"),
+        (lambda p: (p / "run.json").unlink(), "is half written: it holds no run.json; repeat the command"),
+        (lambda p: (p / "metrics.jsonl").unlink(), "is half written: it holds no metrics.jsonl"),
+        (lambda p: (p / "metrics.jsonl").write_text('{"seed": 3'), "is damaged (Expecting"),
+        (lambda p: (p / "metrics.jsonl").write_text('{"seed": 3}\n'), "is damaged (epoch is missing in metrics.jsonl)"),
+        (lambda p: (p / "metrics.jsonl").write_text("3\n"), "is damaged ("),
+        (lambda p: (p / "config.json").write_bytes(b"\xff"), "is damaged ("),
+        (lambda p: (p / "config.json").write_text("[]"), "is damaged ("),
+        (lambda p: change(p / "config.json", batch_size=0), "is damaged ("),
+        (lambda p: change(p / "run.json", format=1), "another version of jaxdrill (its format is 1, this one reads 2)"),
+        (lambda p: change(p / "run.json", dataset="kmnist"), "mixes datasets: config.json says mnist, run.json kmnist"),
+        (lambda p: drop_lines(p / "metrics.jsonl", 1), "half written: seed 4 has 1 of 2 epochs; finish it with: python"),
+        (lambda p: drop_lines(p / "metrics.jsonl", 2), "is half written: seed 4 has 0 of 2 epochs"),
+        (lambda p: change(p / "config.json", seeds=3), "is half written: seed 5 has 0 of 2 epochs"),
+        (lambda p: change(p / "config.json", epochs=3), "is half written: seed 3 has 2 of 3 epochs"),
+        (lambda p: (p / "predictions" / "seed_3.npz").unlink(), "is half written: predictions/seed_3.npz is missing"),
+        (lambda p: (p / "predictions" / "seed_3.npz").write_bytes(b"PK"), "is damaged (seed_3.npz cannot be read)"),
+        (lambda p: resave(p / "predictions" / "seed_3.npz", epoch=0), "seed_3.npz is not of the last epoch in"),
+        (lambda p: resave(p / "predictions" / "seed_3.npz", predicted=np.zeros(1000)), "is not of the last epoch"),
+        (lambda p: (p / "images.npz").write_bytes(b""), "is damaged (images.npz cannot be read)"),
+    ],
+)  # fmt: skip
+def test_a_folder_that_cannot_be_read(tmp_path, spoil, message):
+    path = write_run(tmp_path / "run", "3", CURVES)
+    spoil(path)
+    with pytest.raises(RunError) as error:
+        folder.read(path)
+    assert f"{path}" in f"{error.value}" and message in f"{error.value}"
+
+
+def test_a_folder_that_is_missing(tmp_path):
+    with pytest.raises(RunError, match=f"there is no run folder {tmp_path / 'none'}"):
+        folder.read(tmp_path / "none")
+
+
+def test_epochs_tested_on_different_numbers_of_images(tmp_path):
+    path = write_run(tmp_path / "run", "3", CURVES)
+    text = (path / "metrics.jsonl").read_text()
+    (path / "metrics.jsonl").write_text(text.replace('"test_examples": 1000', '"test_examples": 999', 1))
+    with pytest.raises(RunError, match="mixes datasets: its epochs were tested on different numbers of images"):
+        folder.read(path)
+
+
+@pytest.mark.parametrize(
+    ("step", "curves", "more", "message"),
+    [
+        ("4", CURVES, {"data": "kmnist"}, "step_4 was trained on kmnist, .*step_3 on mnist: they cannot be compared"),
+        ("4", {1: [0.9]}, {}, "step_4 has 1 epochs, .*step_3 2: they cannot be compared"),
+        ("3", CURVES, {}, "is another run of step_3, beside"),
+    ],
+)
+def test_runs_that_cannot_be_compared(tmp_path, step, curves, more, message):
+    runs = [
+        write_run(tmp_path / "a" / "step_3", "3", CURVES),
+        write_run(tmp_path / "b" / f"step_{step}", step, curves, **more),
+    ]
+    with pytest.raises(RunError, match=message):
+        folder.read_all(runs)
+
+
+def test_a_folder_of_runs_stands_for_those_in_it(tmp_path):
+    for step in ("5", "3", "4_adam"):
+        write_run(tmp_path / f"step_{step}", step, CURVES)
+    (tmp_path / "benchmarks").mkdir()
+    assert [run.name for run in folder.read_all([tmp_path])] == ["step_3", "step_4_adam", "step_5"]
+
+
+def test_a_reader_never_sees_half_a_file(tmp_path, monkeypatch):
+    text, arrays = tmp_path / "text", tmp_path / "arrays.npz"
+    folder.write_text(text, "old")
+    folder.write_arrays(arrays, {"a": np.arange(3)})
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    for write in (lambda: folder.write_text(text, "new"), lambda: folder.write_arrays(arrays, {"a": np.zeros(9)})):
+        with pytest.raises(KeyboardInterrupt):
+            write()
+    assert text.read_text() == "old"
+    assert folder.read_arrays(arrays)["a"].tolist() == [0, 1, 2]
