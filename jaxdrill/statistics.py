@@ -191,7 +191,7 @@ class Evidence:
     def disputed(self) -> tuple[float, float] | None:
         """Mean number of the disputed labels that a seed contradicts, and its accuracy on the other images; MNIST
         only."""
-        if self.run.config.data != "mnist":
+        if self.run.config.data != "mnist" or len(self.run.labels) <= max(DISPUTED):
             return None
         right = self.run.predicted == self.run.labels
         return float((~right[:, DISPUTED]).sum(axis=1).mean()), float(np.delete(right, DISPUTED, axis=1).mean())

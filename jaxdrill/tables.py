@@ -1,12 +1,13 @@
 """The report's tables and sentences, from the evidence of the runs."""
 
+import dataclasses
 import statistics
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from jaxdrill import models
-from jaxdrill.config import options
+from jaxdrill.config import Dropout, options
 from jaxdrill.document import Table
 from jaxdrill.folder import Run
 from jaxdrill.statistics import Evidence, Summary
@@ -100,7 +101,7 @@ def steps_table(found: Sequence[Evidence]) -> Table:
         row("our seeds whose best is below that, %", share_below),
         row("ensemble of the seeds, test %", lambda each: f"{100 * each.ensemble:.2f}" if each.ensemble else "-"),
     ]
-    if found[0].disputed:
+    if found[0].run.config.data == "mnist":
         rows += [
             row("epochs at 99.4 % or more", lambda each: f"{each.at_target[0]:.3g}"),
             row("seeds that stay there, from epoch (median)", stays),
@@ -148,7 +149,8 @@ def changes_table(each: Evidence) -> Table | str:
 
 def _fields(run: Run) -> dict[str, str]:
     """Every field of a recipe as text, but those that say what it is for and how often it is run."""
-    network = ", ".join(f"{row.layer} to {row.channels}" for row in models.layer_table(run.config))
+    layers = models.layer_table(dataclasses.replace(run.config, dropout=Dropout()))
+    network = ", ".join(f"{layer.layer} to {layer.channels}" for layer in layers)
     fields = {name: f"{value}" for name, _, value in options(run.config) if name not in ("goal", "seed", "seeds")}
     return {"network": network} | fields
 

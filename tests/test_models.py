@@ -28,6 +28,8 @@ def test_parameters(step, parameters):
 
 def test_layers_of_step_1():
     rows = models.layer_table(config.load("1"))
+    assert [row.operations for row in rows[:2]] == [26 * 26 * 9 * 32, 24 * 24 * 9 * 32 * 64]
+    assert [row.operations for row in rows[3:5]] == [0, 11 * 11 * 128 * 32]
     assert [row.parameters for row in rows] == [288, 18_432, 73_728, 0, 4_096, 18_432, 73_728, 1_280, 4_900]
     assert [row.side for row in rows] == [26, 24, 22, 11, 11, 9, 7, 7, 1]
 

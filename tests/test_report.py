@@ -50,7 +50,7 @@ def test_summary(drill):
     assert (
         "| step_3 | step_2 | 2 | +0.000 | - | - | - | no evidence at 2 seeds: every seed differs by as much |" in found
     )
-    assert any(line.startswith("| step_5 | step_4 | 3 | +0.467 | +0.323 to +0.610 | 0.005 | ") for line in found)
+    assert any(line.startswith("| step_5 | step_4 | 3 | +0.467 | +0.323 to +0.610 | 0.0051 | ") for line in found)
 
 
 def test_analysis(drill):
@@ -58,8 +58,8 @@ def test_analysis(drill):
     said = [tables.analysis(each) for each in found]
     assert said[0] == (
         "There is no step before it here. Training ends 0.20 points below the test, no overfitting. 99.4 % or more in "
-        "0.333 of 3 epochs; 1 of 3 seed(s) stay there (from epoch 2, the median). The notebook's best, 98.85 % (epoch 2), "
-        "is above the best of 0 % of our seeds."
+        "0.333 of 3 epochs; 1 of 3 seed(s) stay there (from epoch 2, the median). The notebook's best, 98.85 % (epoch "
+        "2), is above the best of 0 % of our seeds."
     )
     assert said[3].startswith("+0.467 points (+0.323 to +0.610) against step_4: helped.")
     assert "3 of 3 seed(s) stay there (from epoch 2, the median)" in said[3]
@@ -209,7 +209,8 @@ def test_the_page_stands_alone(drill):
     titles = [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")]
     assert titles == [
         "Target, result, analysis", "The ladder of steps", "Did the step help?", "Learning curves", "Learning rate",
-        "What augmentation does", "Which images are wrong", "step_2", "step_3", "step_4", "step_5", "How it was measured",
+        "What augmentation does", "Which images are wrong", "step_2", "step_3", "step_4", "step_5",
+        "How it was measured",
     ]  # fmt: skip
     assert "<img" not in text and "| step_5 | step_4 | 3 | +0.467 |" in text
     first = page

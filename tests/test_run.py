@@ -2,11 +2,14 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jaxdrill import run as run_module
+from jaxdrill.folder import read, read_arrays
 from jaxdrill.main import main
 
 FILES = {"config.json", "run.json", "metrics.jsonl", "checkpoints", "predictions", "images.npz", "tensorboard"}
@@ -61,6 +64,53 @@ def test_a_finished_run_is_not_trained_again(finished, tiny_recipe, capsys):
     out = capsys.readouterr().out
     assert "epoch  0" not in out
     assert "| tiny | digits | 1,548 | 2 | 2 |" in out
+
+
+def test_predictions_and_images_are_those_of_the_last_epoch(finished, digits):
+    run = read(finished)
+    assert (run.seeds, run.epochs, run.predicted.shape) == ([3, 4], 2, (2, 360))
+    np.testing.assert_array_equal(run.labels, digits.test_labels)
+    np.testing.assert_allclose(run.probabilities.astype(np.float64).sum(axis=-1), 1, atol=2e-3)
+    firsts = {int(np.argmax(digits.test_labels == digit)) for digit in range(10)}
+    assert set(run.images) == firsts | set(np.flatnonzero((run.predicted != run.labels).any(axis=0)).tolist())
+    assert all(np.array_equal(image, digits.test_images[i, :, :, 0]) for i, image in run.images.items())
+
+
+def test_predictions_that_are_lost_are_made_again(finished, tiny_recipe, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    file = folder / "predictions" / "seed_4.npz"
+    before, rows_before = read_arrays(file), rows(folder)
+    file.unlink()
+    assert main(["--step", str(tiny_recipe), "--workdir", str(folder), "--seed", "3", "--seeds", "2"]) == 0
+    assert all(np.array_equal(value, before[name]) for name, value in read_arrays(file).items())
+    assert rows(folder) == rows_before
+
+
+def test_seconds_add_up_and_earlier_versions_are_told(finished, tiny_recipe, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    old = json.loads((folder / "run.json").read_text())
+    old["versions"]["jax"] = "0.1"
+    (folder / "run.json").write_text(json.dumps(old))
+    command = ["--step", str(tiny_recipe), "--workdir", str(folder), "--seed", "3", "--seeds", "2"]
+    assert main(command) == 0
+    assert json.loads((folder / "run.json").read_text()) == old  # nothing was left to do
+    assert main([*command, "--epochs", "3"]) == 0
+    new = json.loads((folder / "run.json").read_text())
+    assert [each["versions"]["jax"] for each in new["earlier_sessions"]] == ["0.1"]
+    assert all(new["seconds"][phase] > old["seconds"][phase] for phase in old["seconds"])
+    assert read(folder).epochs == 3
+
+
+def test_a_run_of_another_version_is_left_alone(finished, tiny_recipe, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    about = json.loads((folder / "run.json").read_text())
+    del about["format"]
+    (folder / "run.json").write_text(json.dumps(about))
+    assert main(["--step", str(tiny_recipe), "--workdir", str(folder), "--seed", "3", "--seeds", "3"]) == 2
+    assert "holds a run of another version of jaxdrill (its format is 1, now it is 2)" in capsys.readouterr().err
 
 
 def test_more_epochs_continue_a_run(finished, tiny_recipe, tmp_path):

@@ -4,6 +4,7 @@ import dataclasses
 import re
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -141,6 +142,17 @@ def test_evaluation_is_exact_for_any_batch(tiny, digits, monkeypatch, evaluation
     np.testing.assert_allclose(sums.mean_loss, expected.mean_loss, rtol=1e-5)
     assert found.shape == (1, 360, 10)
     np.testing.assert_allclose(found[0], logits, rtol=1e-4, atol=1e-5)
+
+
+def test_seeds_of_the_same_number_are_paired_across_steps(digits):
+    """Steps 2 to 5 have one network: a seed starts from the same weights, in the same order."""
+    programs = [train.Program(config.load(step), digits) for step in ("2", "5")]
+    old, new = (program.start(program.root_keys([7])).state for program in programs)
+    chex.assert_trees_all_equal((old.params, old.batch_stats), (new.params, new.batch_stats))
+    orders = [np.asarray(program.shuffle(program.root_keys([7]), 3)) for program in programs]
+    np.testing.assert_array_equal(*orders)
+    other = programs[0].start(programs[0].root_keys([8])).state
+    assert not jax.tree.all(jax.tree.map(np.array_equal, old.params, other.params))
 
 
 def test_no_program_is_queued_behind_another(tiny, digits, monkeypatch):
