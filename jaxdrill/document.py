@@ -17,8 +17,6 @@ STYLE = """
   --a: #1f6fb2; --b: #c2571a; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e8ef; --paper: #14181f; --soft: #9aa5b5; --line: #343c49;
   --shade: #1d232d; --a: #6cb2ee; --b: #f09a5f; } }
-@media print { :root { color-scheme: light; --ink: #000; --paper: #fff; --soft: #444; --line: #bbb; --shade: #f3f3f3;
-  --a: #1f6fb2; --b: #c2571a; } body { font-size: 10pt; } .wide { overflow: visible; } nav { display: none; } }
 body { margin: 0 auto; padding: 1rem; max-width: 76rem; background: var(--paper); color: var(--ink);
   font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
 h1, h2, h3 { line-height: 1.2; } h2 { margin-top: 3rem; border-bottom: 1px solid var(--line); }
@@ -27,13 +25,21 @@ nav ul { columns: 16rem; padding-left: 1.2rem; }
 .wide { overflow-x: auto; margin: 1rem 0; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 th { background: var(--shade); } .n { text-align: right; white-space: nowrap; } tr, figure { break-inside: avoid; }
-td { max-width: 30rem; } .t { min-width: 14rem; } code { white-space: pre; font-size: .95em; }
+.t { min-width: 9rem; max-width: 30rem; } .l { min-width: 21rem; max-width: 44rem; }
+code { white-space: pre; font-size: .95em; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); gap: 1rem; }
 .digits { display: grid; grid-template-columns: repeat(auto-fill, minmax(6.5rem, 1fr)); gap: .8rem; }
 figure { margin: 0; } figcaption { color: var(--soft); font-size: .85rem; } svg { width: 100%; height: auto; }
 img { image-rendering: pixelated; height: 2.4rem; vertical-align: middle; border: 1px solid var(--line); }
 .digits img { width: 100%; height: auto; }
 .strip img { height: auto; width: 100%; max-width: 44rem; }
+@page { size: A4 landscape; margin: 12mm; }
+@media print { :root { color-scheme: light; --ink: #000; --paper: #fff; --soft: #444; --line: #bbb; --shade: #f3f3f3;
+  --a: #1f6fb2; --b: #c2571a; }
+  body { padding: 0; max-width: none; font-size: 9pt; } nav { display: none; } img { height: 14pt; }
+  .wide { overflow: visible; } table { font-size: 8pt; } th, td { padding: 2pt 4pt; }
+  .t, .l { min-width: 0; max-width: none; } .grid { grid-template-columns: 1fr 1fr 1fr; }
+  .digits { grid-template-columns: repeat(13, 1fr); } }
 """
 
 
@@ -139,13 +145,15 @@ class Table:
         return [bool(self.rows) and all(test(row[i]) for row in self.rows) for i in range(len(self.header))]
 
     def _numbers(self) -> list[bool]:
-        number = re.compile(r"[-+±·\d][-+±·\d.,%() to]*|")
+        number = re.compile(r"[-+±·\d]([-+±·\d.,%() ]|to|of|from)*|")
         return self._columns(lambda cell: isinstance(cell, str) and number.fullmatch(cell) is not None)
 
     def html(self) -> str:
         """As HTML, in a box of its own that scrolls."""
-        short = self._columns(lambda cell: isinstance(cell, Picture) or len(cell) <= 32)
-        kinds = ["n" if n else "" if s else "t" for n, s in zip(self._numbers(), short, strict=True)]
+        columns = zip(*self.rows, strict=True) if self.rows else [()] * len(self.header)
+        longest = [max((len(cell) for cell in column if isinstance(cell, str)), default=0) for column in columns]
+        widths = ["" if length <= 20 else "t" if length <= 120 else "l" for length in longest]
+        kinds = ["n" if number else width for number, width in zip(self._numbers(), widths, strict=True)]
 
         def row(tag: str, cells: Sequence[str | Picture]) -> str:
             shown = (cell.html() if isinstance(cell, Picture) else _inline(cell) for cell in cells)

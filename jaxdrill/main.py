@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxdrill import config as recipe
-from jaxdrill.errors import Failed, Parser, UsageError, exit_code, nearest
+from jaxdrill.errors import Failed, Parser, RunError, UsageError, complain, exit_code, nearest
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,7 +36,11 @@ def _train(arguments: list[str]) -> None:
         run(config, folder, options.data_dir, options.offline, ["python", "-m", "jaxdrill.main", *arguments])
     from jaxdrill import report  # here, so that training need not wait for it
 
-    print(f"\n{report.summary(folders)}\nreport: python -m jaxdrill.report {' '.join(map(str, folders))}")
+    try:
+        print(f"\n{report.summary(folders)}")
+    except RunError as error:  # what was asked is trained; the folder may hold other seeds that are not
+        complain(f"{error}")
+    print(f"report: python -m jaxdrill.report {' '.join(map(str, folders))}")
 
 
 def _check(arguments: list[str]) -> None:

@@ -60,9 +60,8 @@ def curves(run: Run) -> str:
             axes.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=color, alpha=0.2, linewidth=0)
         if run.config.data == "mnist":
             printed = notebook(run.name, run.epochs)
-            axes.plot(
-                range(len(printed)), [100 * each for each in printed], ":", color=INK, linewidth=1, label="notebook"
-            )
+            label = "notebook" if printed else None
+            axes.plot(range(len(printed)), [100 * each for each in printed], ":", color=INK, linewidth=1, label=label)
             axes.axhline(100 * TARGET, color=INK, linewidth=0.6)
         shown = 100 * np.concatenate(
             [run.metrics[key][:, run.epochs // 5 :] for key in ("train_accuracy", "test_accuracy")]

@@ -51,8 +51,8 @@ def analysis(each: Evidence) -> str:
         parts.append("No seed reaches 99.4 % in any epoch.")
     if each.notebook:
         best, epoch, share = each.notebook
-        where = f"above the best of {100 * share:.0f} % of our seeds"
-        parts.append(f"The notebook's best, {100 * best:.2f} % (epoch {epoch}), is {where}.")
+        ours = f"the best epoch of {100 * share:.0f} % of our seeds is below that"
+        parts.append(f"The notebook's best is {100 * best:.2f} % (epoch {epoch}); {ours}.")
     if len(each.run.seeds) == 1:
         parts.append("One seed: neither its spread nor a difference can be concluded.")
     return " ".join(parts)

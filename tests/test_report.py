@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT, write_run
 from PIL import Image
 
-from jaxdrill import document, report, statistics, tables
+from jaxdrill import document, plots, report, statistics, tables
 from jaxdrill.folder import read, read_all
 from jaxdrill.main import main
 
@@ -58,8 +58,8 @@ def test_analysis(drill):
     said = [tables.analysis(each) for each in found]
     assert said[0] == (
         "There is no step before it here. Training ends 0.20 points below the test, no overfitting. 99.4 % or more in "
-        "0.333 of 3 epochs; 1 of 3 seed(s) stay there (from epoch 2, the median). The notebook's best, 98.85 % (epoch "
-        "2), is above the best of 0 % of our seeds."
+        "0.333 of 3 epochs; 1 of 3 seed(s) stay there (from epoch 2, the median). The notebook's best is 98.85 % "
+        "(epoch 2); the best epoch of 0 % of our seeds is below that."
     )
     assert said[3].startswith("+0.467 points (+0.323 to +0.610) against step_4: helped.")
     assert "3 of 3 seed(s) stay there (from epoch 2, the median)" in said[3]
@@ -259,6 +259,20 @@ def test_in_a_browser(drill, tmp_path, width):
     assert seen["images"] == page.count("<img") and seen["missing"] == 0
     assert seen["drawings"] == 6
     assert seen["page"] <= seen["window"] <= width
+
+
+def test_drawings_show_what_was_measured(tmp_path):
+    """Labels of the drawings as text; a run without a notebook has no line for it; digits have no target."""
+    runs = [read(write_run(tmp_path / step, step, BETTER)) for step in ("5", "5_exponential")]
+    runs.append(read(write_run(tmp_path / "digits", "5", BETTER, data="digits")))
+    drawn = [plots.curves(run) for run in runs]
+    assert ["notebook" in svg for svg in drawn] == [True, False, False]
+    assert all(">train<" in svg and ">test<" in svg for svg in drawn)
+    ladder = plots.ladder(statistics.evidence(runs[:2]))
+    assert ">step_5<" in ladder and ">step_5_exponential<" in ladder and "notebook's best epoch" in ladder
+    assert ">5, 5_exponential<" in plots.schedules(runs[:2])
+    ids = re.findall(r' id="([^"]+)"', "".join([*drawn[:2], ladder]))
+    assert len(set(ids)) == len(ids) > 0  # no two drawings of a page share an id
 
 
 def test_text_is_escaped():

@@ -113,6 +113,14 @@ def test_a_run_of_another_version_is_left_alone(finished, tiny_recipe, tmp_path,
     assert "holds a run of another version of jaxdrill (its format is 1, now it is 2)" in capsys.readouterr().err
 
 
+def test_other_seeds_that_are_half_trained_do_not_fail_the_command(tiny_recipe, tmp_path, capsys):
+    command = ["--step", str(tiny_recipe), "--workdir", str(tmp_path / "run")]
+    assert main([*command, "--seed", "1", "--epochs", "1"]) == 0
+    assert main([*command, "--seed", "2"]) == 0
+    said = capsys.readouterr()
+    assert "is half written: seed 1 has 1 of 2 epochs; finish it with" in said.err and said.err.count("\n") == 1
+
+
 def test_more_epochs_continue_a_run(finished, tiny_recipe, tmp_path):
     folder = tmp_path / "run"
     command = ["--step", str(tiny_recipe), "--workdir", str(folder), "--seed", "3", "--seeds", "2"]
