@@ -111,7 +111,7 @@ def test_dry_run(capsys, tmp_path, monkeypatch):
 def test_all_steps_into_one_workdir(tmp_path, monkeypatch, capsys):
     seen = []
     monkeypatch.setattr("jaxdrill.run.run", lambda config, folder, *_: seen.append((config.name, folder)))
-    monkeypatch.setattr("jaxdrill.report.drill_table", lambda folders: "the table")
+    monkeypatch.setattr("jaxdrill.report.summary", lambda folders: "the table")
     assert main(["--step", "all", "--workdir", str(tmp_path)]) == 0
     names = ["step_1", "step_2", "step_3", "step_4", "step_4_adam", "step_5", "step_5_exponential"]
     assert seen == [(name, tmp_path / name) for name in names]

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import write_run
+from conftest import ROOT, write_run
 from scipy import stats
 
 from jaxdrill import statistics
@@ -157,3 +157,11 @@ def test_each_run_is_compared_with_the_one_it_extends(tmp_path):
     write_run(tmp_path / "other" / "step_2", "2", {7: [0.9]})
     apart = statistics.evidence(read_all([tmp_path / "other" / "step_2", tmp_path / "step_3"]))
     assert (apart[1].before.name, apart[1].change) == ("step_2", None)
+
+
+def test_the_disputed_labels_are_those_that_trained_networks_contradict():
+    """Each of the 15, and none of its neighbours, is wrong in many of the measured seeds (0.6 % of the others are)."""
+    runs = read_all([ROOT / "results"])
+    wrong = np.concatenate([run.predicted != run.labels for run in runs]).mean(axis=0)
+    disputed = np.array(statistics.DISPUTED)
+    assert wrong[disputed].min() > 0.3 > wrong[[*disputed - 1, *disputed + 1]].max()
