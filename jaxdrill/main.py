@@ -85,7 +85,10 @@ def _share(text: str) -> float:
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     """The options of the command, and the flags that override the recipe, by dotted field name."""
     about = "Trains a step of the drill, or a recipe of your own."
-    parser = Parser(prog="python -m jaxdrill.main", description=about, allow_abbrev=False, add_help=False)
+    others = "other commands: python -m jaxdrill.main check RUN --min-accuracy X; python -m jaxdrill.report RUN..."
+    parser = Parser(
+        prog="python -m jaxdrill.main", description=about, epilog=others, allow_abbrev=False, add_help=False
+    )
     steps = ", ".join([*recipe.steps(), "all"])
     parser.add_argument("--step", default="5", help=f"{steps}, or the path of a .toml file (default: 5)")
     named, _ = parser.parse_known_args(arguments)
@@ -100,7 +103,9 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     group = parser.add_argument_group(f"recipe (defaults of {shown.name})")
     for name, field, value in recipe.options(shown):
         about = f"{field.metadata['about']}; {field.metadata['allowed']} (default: {_text(value)})"
-        group.add_argument(_flag(name), dest=name, metavar="X", help=about, default=argparse.SUPPRESS)
+        group.add_argument(
+            _flag(name), dest=name, metavar="X", help=about.replace("%", "%%"), default=argparse.SUPPRESS
+        )
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
         word = unknown[0].split("=")[0]

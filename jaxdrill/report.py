@@ -87,8 +87,8 @@ def caveats(runs: Sequence[Run]) -> list[str]:
             lines.append(f"{run.folder} has {len(run.seeds)} seeds, others {most}: compared over those that both have.")
         if run.about["earlier_sessions"]:
             lines.append(f"{run.folder} was trained in sessions of different versions or machines (last section).")
-        if not run.images:
-            lines.append(f"{run.folder} holds no images.npz: its pictures of digits are left out.")
+    if bare := ", ".join(f"{run.folder}" for run in runs if not run.images):
+        lines.append(f"No images.npz is in {bare}: pictures of digits are left out.")
     if len({str([run.about[key] for key in ("versions", "devices", "processor")]) for run in runs}) > 1:
         lines.append("The runs were made by different versions or machines (last section).")
     return lines

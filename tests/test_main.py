@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from jaxdrill import config
 from jaxdrill.main import main
 
 
@@ -43,6 +44,15 @@ def test_help_shows_every_field_with_its_default_and_loads_no_jax():
     assert "--schedule.name X" in text and "(default: constant)" in text
     for flag in ("--step", "--workdir", "--data-dir", "--offline", "--dry-run", "--seed", "--seeds", "--epochs"):
         assert f"{flag} " in text
+    assert "check RUN --min-accuracy X" in text
+
+
+@pytest.mark.parametrize("step", [*config.steps(), "all"])
+def test_help_of_each_step(step, capsys):
+    with pytest.raises(SystemExit) as exited:
+        main(["--step", step, "--help"])
+    assert exited.value.code == 0
+    assert f"(default: {config.load(step if step != 'all' else '5').goal})" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(

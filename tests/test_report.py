@@ -83,8 +83,8 @@ def test_caveats_name_the_folder(drill, tmp_path):
     runs = read_all([drill])
     assert report.caveats(runs) == [
         f"{drill / 'step_3'} has 2 seeds, others 3: compared over those that both have.",
-        f"{drill / 'step_4'} holds no images.npz: its pictures of digits are left out.",
         f"{other} was trained in sessions of different versions or machines (last section).",
+        f"No images.npz is in {drill / 'step_4'}: pictures of digits are left out.",
         "The runs were made by different versions or machines (last section).",
     ]
     rows = tables.sessions_table(runs).rows
