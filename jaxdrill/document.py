@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -59,20 +58,20 @@ class Picture:
         return f'<img src="data:image/png;base64,{data}" alt="{html.escape(self.alt)}">'
 
 
-class Block(Protocol):
+class Block:
     """What stands below a heading."""
 
     def html(self) -> str:
         """As HTML."""
-        ...
+        raise NotImplementedError
 
     def markdown(self) -> str:
-        """As Markdown; empty if it is a picture only."""
-        ...
+        """As Markdown; nothing if it is a picture only."""
+        return ""
 
 
 @dataclass(frozen=True)
-class Text:
+class Text(Block):
     """A paragraph, in which `backticks` mark code."""
 
     text: str
@@ -87,7 +86,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Strip:
+class Strip(Block):
     """One picture as wide as the page."""
 
     picture: Picture
@@ -96,13 +95,9 @@ class Strip:
         """As HTML."""
         return f'<figure class="strip">{self.picture.html()}</figure>'
 
-    def markdown(self) -> str:
-        """Nothing."""
-        return ""
-
 
 @dataclass(frozen=True)
-class Gallery:
+class Gallery(Block):
     """Small pictures with captions."""
 
     pictures: Sequence[Picture]
@@ -118,7 +113,7 @@ class Gallery:
 
 
 @dataclass(frozen=True)
-class Drawing:
+class Drawing(Block):
     """An SVG drawing, in the colours of `STYLE`."""
 
     svg: str
@@ -128,13 +123,9 @@ class Drawing:
         """As HTML."""
         return f"<figure>{self.svg}<figcaption>{_inline(self.caption)}</figcaption></figure>"
 
-    def markdown(self) -> str:
-        """Nothing."""
-        return ""
-
 
 @dataclass(frozen=True)
-class Table:
+class Table(Block):
     """Cells are text, in which `backticks` mark code, or pictures. Columns of numbers are set to the right."""
 
     header: Sequence[str]

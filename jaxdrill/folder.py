@@ -136,25 +136,28 @@ def read(folder: Path) -> Run:
             raise RunError(f"{folder} is half written: seed {seed} has {len(curve)} of {config.epochs} epochs; {again}")
     if len({row["test_examples"] for row in rows}) > 1:
         raise RunError(f"{folder} mixes datasets: its epochs were tested on different numbers of images")
-    seeds, predictions = sorted(curves), []
-    for seed in seeds:
-        file = predictions_file(folder, seed)
-        if not file.exists():
-            raise RunError(f"{folder} is half written: predictions/{file.name} is missing; {again}")
-        try:
-            kept = read_arrays(file)
-            right = float(np.mean(kept["predicted"] == kept["labels"]))
-        except (ValueError, KeyError) as error:
-            raise RunError(f"{folder} is damaged ({error}); delete predictions/{file.name} and {again}") from error
-        if int(kept["epoch"]) != config.epochs - 1 or abs(right - curves[seed][-1]["test_accuracy"]) > 1e-9:
-            raise RunError(
-                f"{folder} is half written: predictions/{file.name} is not of the last epoch in metrics.jsonl; "
-                f"delete it and {again}"
-            )
-        predictions.append(kept)
+    seeds = sorted(curves)
+    predictions = [_read_predictions(folder, seed, curves[seed][-1], again) for seed in seeds]
     metrics = {key: np.array([[row[key] for row in curves[seed]] for seed in seeds], np.float64) for key in METRICS}
     stacked = {key: np.stack([each[key] for each in predictions]) for key in ("predicted", "probabilities")}
     return Run(folder, config, about, seeds, metrics, predictions[0]["labels"], **stacked, images=shown)
+
+
+def _read_predictions(folder: Path, seed: int, last: dict[str, Any], again: str) -> dict[str, np.ndarray]:
+    """The predictions of a seed, checked against its last row; `again` says how to finish the run."""
+    file = predictions_file(folder, seed)
+    if not file.exists():
+        raise RunError(f"{folder} is half written: predictions/{file.name} is missing; {again}")
+    try:
+        kept = read_arrays(file)
+        same = int(kept["epoch"]) == last["epoch"]
+        same &= abs(np.mean(kept["predicted"] == kept["labels"]) - last["test_accuracy"]) < 1e-9
+    except (ValueError, KeyError) as error:
+        raise RunError(f"{folder} is damaged ({error}); delete predictions/{file.name} and {again}") from error
+    if not same:
+        what = f"predictions/{file.name} is not of the last epoch in metrics.jsonl"
+        raise RunError(f"{folder} is half written: {what}; delete it and {again}")
+    return kept
 
 
 def read_all(paths: Sequence[Path]) -> list[Run]:

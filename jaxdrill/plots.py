@@ -35,15 +35,16 @@ def ladder(found: Sequence[Evidence]) -> str:
             if each.last.interval:
                 axes.plot([100 * end for end in each.last.interval], [row, row], color=FIRST, linewidth=2)
             axes.scatter(100 * each.last.mean, row, s=42, marker="D", color=FIRST, zorder=3,
-                         label=None if row else "mean of the last epoch")  # fmt: skip
+                         label="mean of the last epoch")  # fmt: skip
             if each.notebook:
                 axes.scatter(100 * each.notebook[0], row, s=36, facecolors="none", edgecolors=SECOND, zorder=3,
-                             label=None if row else "notebook's best epoch")  # fmt: skip
+                             label="notebook's best epoch")  # fmt: skip
         axes.set_yticks(range(len(found)), [each.run.name for each in found])
         axes.invert_yaxis()
-        axes.margins(y=0.5 / max(1, len(found) - 1) if len(found) > 1 else 0.5)
+        axes.margins(y=0.5 / max(1, len(found) - 1))
         axes.set_xlabel("test accuracy, %")
-        axes.figure.legend(loc="outside upper center", ncols=2)
+        once = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+        axes.figure.legend(once.values(), once.keys(), loc="outside upper center", ncols=2)
 
     return _svg(draw, "ladder", height=0.34 * len(found) + 1.3)
 

@@ -48,19 +48,7 @@ def run(config: Config, workdir: Path, data_dir: Path | None, offline: bool, com
         allowed = f"at most {len(dataset.train_labels)}, the training images of {dataset.name}"
         raise UsageError(f"batch_size is {config.batch_size}; allowed: {allowed}")
     rows, before = _open_folder(config, workdir)
-    about = {
-        "format": FORMAT,
-        "command": command,
-        "step": config.name,
-        "parameters": parameters,
-        "dataset": dataset.name,
-        "dataset_sha256": dataset.sha256,
-        "versions": {"python": platform.python_version(), "jaxdrill": __version__}
-        | {name: version(name) for name in ("jax", "jaxlib", "flax", "optax")},
-        "devices": [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices()],
-        "processor": _processor(),
-        "git_commit": _git_commit(),
-    }
+    about = _about(config, dataset, parameters, command)
     about["earlier_sessions"] = _earlier_sessions(before, about)
     seconds = before.get("seconds", {"data": 0.0, "compile": 0.0, "train": 0.0, "evaluation": 0.0})
     seconds["data"] += data_seconds
@@ -79,10 +67,28 @@ def run(config: Config, workdir: Path, data_dir: Path | None, offline: bool, com
             for result in _train_group(programs[len(seeds)], dataset, seeds, workdir, rows):
                 seconds["train"] += result.train_seconds
                 seconds["evaluation"] += result.test_seconds
+        if groups or not (workdir / "images.npz").exists():
             _keep_images(workdir, dataset)
     finally:
         if groups:
             write_text(workdir / "run.json", json.dumps(about | {"seconds": seconds}, indent=1))
+
+
+def _about(config: Config, dataset: data.Dataset, parameters: int, command: list[str]) -> dict[str, Any]:
+    """What `run.json` says of this session."""
+    return {
+        "format": FORMAT,
+        "command": command,
+        "step": config.name,
+        "parameters": parameters,
+        "dataset": dataset.name,
+        "dataset_sha256": dataset.sha256,
+        "versions": {"python": platform.python_version(), "jaxdrill": __version__}
+        | {name: version(name) for name in ("jax", "jaxlib", "flax", "optax")},
+        "devices": [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices()],
+        "processor": _processor(),
+        "git_commit": _git_commit(),
+    }
 
 
 def _earlier_sessions(before: dict[str, Any], about: dict[str, Any]) -> list[dict[str, Any]]:

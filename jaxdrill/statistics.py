@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from statistics import median_low
 from typing import Any
 
 import numpy as np
@@ -159,10 +160,12 @@ class Evidence:
         return summary(self.run.metrics["train_accuracy"][:, -1] - self.run.metrics["test_accuracy"][:, -1])
 
     @cached_property
-    def at_target(self) -> tuple[float, list[int | None]]:
-        """The mean number of epochs at 99.4 % or more, and of each seed the first epoch from which it stays."""
+    def at_target(self) -> tuple[float, int, int | None]:
+        """The mean number of epochs at 99.4 % or more, how many seeds stay there to the end, and from which epoch on
+        (their lower median)."""
         counted = [epochs_at_target(curve) for curve in self.run.metrics["test_accuracy"]]
-        return float(np.mean([count for count, _ in counted])), [first for _, first in counted]
+        stay = [first for _, first in counted if first is not None]
+        return float(np.mean([count for count, _ in counted])), len(stay), median_low(stay) if stay else None
 
     @cached_property
     def notebook(self) -> tuple[float, int, float] | None:

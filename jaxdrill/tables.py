@@ -1,7 +1,6 @@
 """The report's tables and sentences, from the evidence of the runs."""
 
 import dataclasses
-import statistics
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -39,13 +38,12 @@ def analysis(each: Evidence) -> str:
         parts.append(f"{_points(change.mean)} points{interval} against {change.before}: {change.verdict}.")
     where = f"{abs(gap):.2f} points {'above' if gap > 0 else 'below'} the test"
     parts.append(f"Training ends {where}{': it overfits' if gap >= 0.1 else ', no overfitting'}.")
-    count, firsts = each.at_target
-    stay = [first for first in firsts if first is not None]
+    count, stay, first = each.at_target
     if each.run.config.data != "mnist":
         pass
     elif count:
-        held = f"{len(stay)} of {len(firsts)} seed(s) stay there"
-        held += f" (from epoch {statistics.median_low(stay)}, the median)" if stay else ""
+        held = f"{stay} of {len(each.run.seeds)} seed(s) stay there"
+        held += f" (from epoch {first}, the median)" if stay else ""
         parts.append(f"99.4 % or more in {count:.3g} of {epochs} epochs; {held}.")
     else:
         parts.append("No seed reaches 99.4 % in any epoch.")
@@ -62,10 +60,9 @@ def drill_table(found: Sequence[Evidence]) -> Table:
     """One line a run: what the README shows."""
     rows = []
     for each in found:
-        notebook = f"{100 * each.notebook[0]:.2f} ({each.notebook[1]})" if each.notebook else "-"
         rows.append([
             each.run.name, each.run.config.data, f"{each.run.about['parameters']:,}", f"{each.run.epochs}",
-            f"{len(each.run.seeds)}", _percent(each.last), _interval(each.last), _percent(each.best), notebook,
+            f"{len(each.run.seeds)}", _percent(each.last), _interval(each.last), _percent(each.best), _notebook(each),
         ])  # fmt: skip
     header = ["step", "data", "parameters", "epochs", "seeds", "last test %", "95 % interval", "best test %",
               "notebook's best % (epoch)"]  # fmt: skip
@@ -79,12 +76,8 @@ def steps_table(found: Sequence[Evidence]) -> Table:
         return [name, *map(text, found)]
 
     def stays(each: Evidence) -> str:
-        firsts = each.at_target[1]
-        stay = [first for first in firsts if first is not None]
-        return f"{len(stay)} of {len(firsts)}" + (f", from {statistics.median_low(stay)}" if stay else "")
-
-    def notebook(each: Evidence) -> str:
-        return f"{100 * each.notebook[0]:.2f} ({each.notebook[1]})" if each.notebook else "-"
+        _, stay, first = each.at_target
+        return f"{stay} of {len(each.run.seeds)}" + (f", from {first}" if stay else "")
 
     def share_below(each: Evidence) -> str:
         return f"{100 * each.notebook[2]:.0f}" if each.notebook else "-"
@@ -97,9 +90,11 @@ def steps_table(found: Sequence[Evidence]) -> Table:
         row("95 % interval of its mean", lambda each: _interval(each.best)),
         row("train %, last epoch", lambda each: _percent(each.train)),
         row("train minus test, points", lambda each: _percent(each.gap)),
-        row("notebook's best test % (epoch)", notebook),
+        row("notebook's best test % (epoch)", _notebook),
         row("our seeds whose best is below that, %", share_below),
-        row("ensemble of the seeds, test %", lambda each: f"{100 * each.ensemble:.2f}" if each.ensemble else "-"),
+        row(
+            "ensemble of the seeds, test %", lambda each: "-" if each.ensemble is None else f"{100 * each.ensemble:.2f}"
+        ),
     ]
     if found[0].run.config.data == "mnist":
         rows += [
@@ -132,6 +127,10 @@ def _percent(values: Summary) -> str:
 
 def _interval(values: Summary) -> str:
     return f"{100 * values.interval[0]:.2f} to {100 * values.interval[1]:.2f}" if values.interval else "-"
+
+
+def _notebook(each: Evidence) -> str:
+    return f"{100 * each.notebook[0]:.2f} ({each.notebook[1]})" if each.notebook else "-"
 
 
 def _points(share: float) -> str:

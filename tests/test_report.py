@@ -10,23 +10,12 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, write_run
+from conftest import BETTER, CURVES, ROOT, write_run
 from PIL import Image
 
-from jaxdrill import document, plots, report, statistics, tables
+from jaxdrill import report, statistics, tables
 from jaxdrill.folder import read, read_all
 from jaxdrill.main import main
-
-CURVES = {1: [0.96, 0.981, 0.99], 2: [0.95, 0.982, 0.992], 3: [0.97, 0.983, 0.994]}
-BETTER = {1: [0.96, 0.981, 0.995], 2: [0.95, 0.982, 0.996], 3: [0.97, 0.983, 0.999]}
-
-
-@pytest.fixture
-def drill(tmp_path):
-    """Four steps, one of them with a seed less."""
-    for step, curves in (("2", CURVES), ("3", {1: CURVES[1], 2: CURVES[2]}), ("4", CURVES), ("5", BETTER)):
-        write_run(tmp_path / "runs" / f"step_{step}", step, curves)
-    return tmp_path / "runs"
 
 
 def test_the_readmes_tables_are_what_the_results_say():
@@ -51,18 +40,6 @@ def test_summary(drill):
         "| step_3 | step_2 | 2 | +0.000 | - | - | - | no evidence at 2 seeds: every seed differs by as much |" in found
     )
     assert any(line.startswith("| step_5 | step_4 | 3 | +0.467 | +0.323 to +0.610 | 0.0051 | ") for line in found)
-
-
-def test_analysis(drill):
-    found = statistics.evidence(read_all([drill]))
-    said = [tables.analysis(each) for each in found]
-    assert said[0] == (
-        "There is no step before it here. Training ends 0.20 points below the test, no overfitting. 99.4 % or more in "
-        "0.333 of 3 epochs; 1 of 3 seed(s) stay there (from epoch 2, the median). The notebook's best is 98.85 % "
-        "(epoch 2); the best epoch of 0 % of our seeds is below that."
-    )
-    assert said[3].startswith("+0.467 points (+0.323 to +0.610) against step_4: helped.")
-    assert "3 of 3 seed(s) stay there (from epoch 2, the median)" in said[3]
 
 
 def test_one_seed_says_what_cannot_be_concluded(tmp_path, capsys):
@@ -125,23 +102,6 @@ def test_worst_images_come_by_the_probability_of_their_label(tmp_path):
     assert [int(p.caption.split(":")[0]) for p in pictures] == [2, 3, 4, 5, 1, 6]  # by both seeds, then by one
     assert set(wrong) == {1, 2, 3, 4, 5, 6}
     assert pictures[0].caption == "2: 2, not 3 (100 %)" and pictures[4].caption == "1: 1, not 2 (50 %)"
-
-
-def test_tables_of_a_run(tmp_path):
-    write_run(tmp_path / "step_2", "2", {1: [0.998], 2: [0.996]})
-    write_run(tmp_path / "step_3", "3", {1: [0.998], 2: [0.996]})
-    before, found = statistics.evidence(read_all([tmp_path]))
-    assert tables.changes_table(found).rows == [
-        ["`dropout.rate`", "0.0", "0.05"], ["`dropout.after`", "()", "(1, 2, 4, 5, 6)"]
-    ]  # fmt: skip
-    assert tables.changes_table(before) == "It is the first here."
-    layers = tables.layers_table(found.run).rows
-    assert layers[0] == ["3x3 conv relu batch_norm dropout 0.05", "26x26x10", "3x3", "110", f"{26 * 26 * 9 * 10:,}"]
-    assert layers[-1][0] == "total" and layers[-1][3] == "9,606"
-    # Wrong are images 1 and 2 of the first seed and 2 to 5 of the second, each taken for the next digit.
-    confusion = tables.confusion_table(found.run).rows
-    assert confusion[1][1:4] == ["·", "99.5", "0.5"] and confusion[2][3:5] == ["99", "1"]
-    assert tables.time_table(found.run).rows[2] == ["train", "90.0", "90.0"]
 
 
 @pytest.mark.parametrize(
@@ -259,25 +219,3 @@ def test_in_a_browser(drill, tmp_path, width):
     assert seen["images"] == page.count("<img") and seen["missing"] == 0
     assert seen["drawings"] == 6
     assert seen["page"] <= seen["window"] <= width
-
-
-def test_drawings_show_what_was_measured(tmp_path):
-    """Labels of the drawings as text; a run without a notebook has no line for it; digits have no target."""
-    runs = [read(write_run(tmp_path / step, step, BETTER)) for step in ("5", "5_exponential")]
-    runs.append(read(write_run(tmp_path / "digits", "5", BETTER, data="digits")))
-    drawn = [plots.curves(run) for run in runs]
-    assert ["notebook" in svg for svg in drawn] == [True, False, False]
-    assert all(">train<" in svg and ">test<" in svg for svg in drawn)
-    ladder = plots.ladder(statistics.evidence(runs[:2]))
-    assert ">step_5<" in ladder and ">step_5_exponential<" in ladder and "notebook's best epoch" in ladder
-    assert ">5, 5_exponential<" in plots.schedules(runs[:2])
-    ids = re.findall(r' id="([^"]+)"', "".join([*drawn[:2], ladder]))
-    assert len(set(ids)) == len(ids) > 0  # no two drawings of a page share an id
-
-
-def test_text_is_escaped():
-    section = document.Section("a < b", ["`x<y` & z", document.Table(["<h>"], [["<i>|"]])])
-    page = document.to_html("<title>", [section])
-    assert '<h2 id="s0">a &lt; b</h2>' in page and "<code>x&lt;y</code> &amp; z" in page
-    assert "&lt;i&gt;|" in page and "<h>" not in page and "<h1>&lt;title&gt;</h1>" in page
-    assert document.to_markdown("t", [section]).endswith("| <h> |\n| --- |\n| <i>\\| |\n")

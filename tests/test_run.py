@@ -82,9 +82,13 @@ def test_predictions_that_are_lost_are_made_again(finished, tiny_recipe, tmp_pat
     file = folder / "predictions" / "seed_4.npz"
     before, rows_before = read_arrays(file), rows(folder)
     file.unlink()
+    (folder / "images.npz").unlink()
     assert main(["--step", str(tiny_recipe), "--workdir", str(folder), "--seed", "3", "--seeds", "2"]) == 0
     assert all(np.array_equal(value, before[name]) for name, value in read_arrays(file).items())
     assert rows(folder) == rows_before
+    (folder / "images.npz").unlink()  # as after a crash just before its writing
+    assert main(["--step", str(tiny_recipe), "--workdir", str(folder), "--seed", "3", "--seeds", "2"]) == 0
+    assert set(read(folder).images) == set(read(finished).images)
 
 
 def test_seconds_add_up_and_earlier_versions_are_told(finished, tiny_recipe, tmp_path):

@@ -99,7 +99,7 @@ def test_evidence_of_a_run(tmp_path):
     assert found.last.mean == pytest.approx((0.994 + 0.992 + 0.996) / 3)
     assert found.best.mean == pytest.approx((0.995 + 0.992 + 0.996) / 3)
     assert found.train.mean == pytest.approx(0.99) and found.gap.mean == pytest.approx(0.99 - 0.994)
-    assert found.at_target == (pytest.approx((2 + 0 + 2) / 3), [1, None, 2])
+    assert found.at_target == (pytest.approx((2 + 0 + 2) / 3), 2, 1)
     assert (found.before, found.change) == (None, None)
     # The notebook's best of its first three epochs is 98.85 % (epoch 2), below all of ours.
     assert found.notebook == (pytest.approx(0.9885), 2, 0.0)
