@@ -1,21 +1,23 @@
 """Datasets as uint8 arrays in memory. tfds provides them, without TensorFlow: URLs, downloads, cache, SHA-256 sums."""
 
+import contextlib
 import gzip
 import hashlib
 import os
 import sys
-import tempfile
 import threading
 import urllib.request
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import chex
 import numpy as np
 
-from jaxdrill.errors import RunError, UsageError
+from jaxdrill import embedded
+from jaxdrill.errors import RunError, UsageError, print_error
+from jaxdrill.files import replacing
 
 FILES = {  # array: official idx file
     "train_images": "train-images-idx3-ubyte.gz",
@@ -28,13 +30,15 @@ PROBE_SECONDS = 4.0
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images uint8[N, 28, 28, 1], 0..255, and labels uint8[N], 0..9."""
+    """Images uint8[N, 28, 28, 1], 0..255, and labels uint8[N], 0..9. The test images are those that are evaluated:
+    with a `split` of validation they are a part of the training images that was held out."""
 
     name: str
     train_images: np.ndarray
     train_labels: np.ndarray
     test_images: np.ndarray
     test_labels: np.ndarray
+    split: str = "test"
 
     def __post_init__(self) -> None:
         for images, labels in ((self.train_images, self.train_labels), (self.test_images, self.test_labels)):
@@ -65,7 +69,7 @@ def load(name: str, data_dir: Path | None = None, offline: bool = False) -> Data
     if data_dir is not None and name == "digits":
         raise UsageError("--data-dir holds idx files, and digits has none; leave out one of the two")
     if name == "digits":
-        return _digits()
+        return Dataset("digits", *embedded.digits())
     wanted = "mnist" if name == "auto" else name
     if data_dir is not None:
         return _from_folder(wanted, data_dir)
@@ -73,30 +77,63 @@ def load(name: str, data_dir: Path | None = None, offline: bool = False) -> Data
         return cached
     try:
         if offline:
-            raise RunError(f"{wanted} is not in the cache {_cache()}, and --offline forbids a download")
+            raise RunError(f"{wanted} is not in the cache {cache_folder()}, and --offline forbids a download")
         return _download(wanted)
     except RunError as error:
         ways = "connect to the network once, or give its four idx files with --data-dir"
         if name != "auto":
             raise RunError(f"{error}; {ways}") from error
-        print(f"jaxdrill: warning: {error}: training on digits instead (scikit-learn's, 1,437 training and 360 test "
-              f"images), so no number below is one of MNIST; {ways}", file=sys.stderr)  # fmt: skip
-        return _digits()
+        print_error(
+            f"warning: {error}: training on digits instead (scikit-learn's, 1,437 drawn eight times for training, 360 "
+            f"for the test), so no number below is one of MNIST; {ways}"
+        )
+        return Dataset("digits", *embedded.digits())
 
 
-def _cache() -> Path:
+def hold_out(dataset: Dataset, count: int, evaluate_on: str) -> Dataset:
+    """The dataset without a fixed part of its training images, of which each class gives its share.
+
+    Args:
+        dataset: with all its images.
+        count: images held out; 0 for none.
+        evaluate_on: `validation` evaluates the images held out, `test` the test images; `auto` is validation if there
+            are any.
+
+    Raises:
+        UsageError: there are not as many images, or none to evaluate.
+    """
+    if not count:
+        if evaluate_on == "validation":
+            raise UsageError("evaluate_on is 'validation', and no images are held out; add --hold-out 10000")
+        return dataset
+    images, classes = len(dataset.train_labels), len(np.unique(dataset.train_labels))
+    if not classes <= count <= images - classes:
+        allowed = f"0, or from {classes} to {images - classes}, so that each class has an image on either side"
+        raise UsageError(f"hold_out is {count}; allowed for {dataset.name}: {allowed}")
+    from sklearn.model_selection import train_test_split
+
+    kept, held = train_test_split(np.arange(images), test_size=count, random_state=0, stratify=dataset.train_labels)
+    smaller = replace(dataset, train_images=dataset.train_images[kept], train_labels=dataset.train_labels[kept])
+    if evaluate_on == "test":
+        return smaller
+    return replace(smaller, test_images=dataset.train_images[held], test_labels=dataset.train_labels[held],
+                   split="validation")  # fmt: skip
+
+
+def cache_folder() -> Path:
     """The cache folder of tfds."""
     return Path(os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets").expanduser()
 
 
-def _pack(name: str) -> Path:
-    return _cache() / "jaxdrill" / f"{name}.npz"
+def pack_file(name: str) -> Path:
+    """Where a dataset is kept, packed for later starts."""
+    return cache_folder() / "jaxdrill" / f"{name}.npz"
 
 
 def _read_pack(name: str, sums: list[str] | None = None) -> Dataset | None:
     """The packed dataset, or None if there is none, it is damaged, or it was made of files with other sums."""
     try:
-        with _pack(name).open("rb") as file, np.load(file) as arrays:
+        with pack_file(name).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             if sums is not None and arrays["sums"].tolist() != sums:
                 return None
             return Dataset(name, **{key: arrays[key] for key in FILES})
@@ -110,16 +147,11 @@ def _packed(name: str, files: dict[str, Path], sums: list[str]) -> Dataset:
     for key, path in files.items():
         content = np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8)
         arrays[key] = content[16:].reshape(-1, 28, 28, 1) if key.endswith("images") else content[8:]  # after the header
-    pack, temporary = _pack(name), None
-    try:
-        pack.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=pack.parent, suffix=".tmp", delete=False) as file:
-            temporary = Path(file.name)
+    pack = pack_file(name)
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs time at the next start, not this run
+        with replacing(pack) as temporary, temporary.open("wb") as file:
             np.savez(file, sums=np.array(sums), **cast(dict[str, Any], arrays))
-        temporary.replace(pack)
-    except OSError:  # a cache that cannot be written costs time at the next start, not this run
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        print(f"{name} is kept in {pack} for later starts")
     return Dataset(name, **arrays)
 
 
@@ -163,7 +195,7 @@ def _download(name: str) -> Dataset:
         tfds.disable_progress_bar()
     try:
         manager = tfds.download.DownloadManager(
-            download_dir=_cache() / "downloads", dataset_name=name, force_checksums_validation=True,
+            download_dir=cache_folder() / "downloads", dataset_name=name, force_checksums_validation=True,
             url_infos=dict(registered.values()),
         )  # fmt: skip
         files = {key: Path(path) for key, path in cast(dict[str, Any], manager.download(urls)).items()}
@@ -189,17 +221,3 @@ def _probe(url: str) -> None:
     thread.join(PROBE_SECONDS)
     if failure:
         raise RunError(f"{url.split('/')[2]} cannot be reached ({failure[0]})")
-
-
-def _digits() -> Dataset:
-    """scikit-learn's 1,797 handwritten digits, 8x8 with values 0..16: scaled to 0..255, each pixel drawn 3x3, padded
-    by 2 to 28x28; 360 test images in a fixed stratified split."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    images, labels = load_digits(return_X_y=True)
-    images = np.round(images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-    images = np.pad(images.repeat(3, axis=1).repeat(3, axis=2), ((0, 0), (2, 2), (2, 2)))[..., None]
-    labels = labels.astype(np.uint8)
-    train, test = train_test_split(np.arange(len(labels)), test_size=360, random_state=0, stratify=labels)
-    return Dataset("digits", images[train], labels[train], images[test], labels[test])

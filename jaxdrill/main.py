@@ -5,12 +5,14 @@ line of complaint, and `--help` needs no further import.
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from jaxdrill import config as recipe
-from jaxdrill.errors import Failed, Parser, RunError, UsageError, complain, exit_code, nearest
+from jaxdrill.errors import CheckFailed, Parser, UsageError, exit_code, nearest
+from jaxdrill.schema import allowed
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,58 +23,59 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _train(arguments: list[str]) -> None:
     options, flags = _parse(arguments)
-    names = recipe.steps() if options.step == "all" else [options.step]
-    configs = [recipe.load(name, flags) for name in names]
+    several = options.step == "all"
+    configs = [recipe.load(name, flags) for name in (recipe.steps() if several else [options.step])]
     if options.dry_run:
         return _dry_run(configs)
     # Here, not above: `--help`, `--dry-run` and most mistakes are answered before JAX has loaded.
-    from jaxdrill import models, parallel
-    from jaxdrill.run import run
+    from jaxdrill.runs.session import train
+    from jaxdrill.runs.stopping import stop_on_signal
 
-    parallel.set_up(max(map(models.activation_bytes, configs)))
-    base = options.workdir or Path("runs")
-    folders = [base / config.name if options.step == "all" or not options.workdir else base for config in configs]
-    for config, folder in zip(configs, folders, strict=True):
-        run(config, folder, options.data_dir, options.offline, ["python", "-m", "jaxdrill.main", *arguments])
-    from jaxdrill import report  # here, so that training need not wait for it
+    command = ["python", "-m", "jaxdrill.main", *arguments]
+    workdir = None if several else options.workdir
+    parent = options.workdir if several and options.workdir else Path("runs")
+    with stop_on_signal() as stop:
+        folders = [
+            train(config, workdir, stop, options.data_dir, options.offline, command, parent) for config in configs
+        ]
+    from jaxdrill.evidence.page import summary  # here, so that training need not wait for it
 
-    try:
-        print(f"\n{report.summary(folders)}")
-    except RunError as error:  # what was asked is trained; the folder may hold other seeds that are not
-        complain(f"{error}")
-    print(f"report: python -m jaxdrill.report {' '.join(map(str, folders))}")
+    print(f"\n{summary(folders)}")
+    print(f"report: {shlex.join(['python', '-m', 'jaxdrill.report', f'{parent if several else folders[0]}'])}")
 
 
 def _check(arguments: list[str]) -> None:
-    """`check RUN --min-accuracy 0.994`: whether the seeds show that the run's accuracy is above a minimum."""
-    about = "Exits with 0 if the seeds of a run show that its mean last test accuracy is above a minimum, else with 3."
+    """`check RUN --min-accuracy 0.994`: whether the seeds show that the accuracy of each run is above a minimum."""
+    about = "Exits with 0 if the seeds of each run show that its mean last accuracy is above a minimum, else with 3."
     parser = Parser(prog="python -m jaxdrill.main check", description=about, allow_abbrev=False)
-    parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
-    parser.add_argument("--min-accuracy", type=_share, required=True, metavar="X", help="from 0 to 1, such as 0.994")
-    parser.add_argument(
-        "--alpha",
-        type=_share,
-        default=0.05,
-        metavar="X",
-        help="largest p-value of the one-sided t-test (default: 0.05)",
-    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder, or a folder of run folders")
+    parser.add_argument("--min-accuracy", type=_fraction, required=True, metavar="X", help="from 0 to 1, such as 0.994")
+    parser.add_argument("--alpha", type=_fraction, default=0.05, metavar="X",
+                        help="largest p-value of the one-sided t-test (default: 0.05)")  # fmt: skip
     options = parser.parse_args(arguments)
-    from jaxdrill import folder, statistics
+    from jaxdrill.evidence import statistics
+    from jaxdrill.runs.reader import find, read
 
-    run = folder.read(options.run)
-    accuracies = run.metrics["test_accuracy"][:, -1]
-    p_value = statistics.above(accuracies, options.min_accuracy)
-    found = f"{options.run}: {100 * accuracies.mean():.2f} % over {len(accuracies)} seed(s)"
-    minimum = f"{100 * options.min_accuracy:g} %"
-    if p_value is None:
-        why = "one seed has no spread" if len(accuracies) == 1 else "the seeds are all equal"
-        raise Failed(f"{found}; whether that is above {minimum} cannot be told: {why}; train more --seeds")
-    if p_value >= options.alpha:
-        raise Failed(f"{found}; not shown to be above {minimum} (p = {p_value:.2g}, alpha = {options.alpha:g})")
-    print(f"{found}, above {minimum} (p = {p_value:.2g})")
+    failures = []
+    for run in [read(folder) for folder in find(options.runs)]:
+        accuracies = run.metrics["accuracy"][:, -1]
+        p_value = statistics.above(accuracies, options.min_accuracy)
+        measured = f"{run.folder}: {run.split} {100 * accuracies.mean():.2f} % over {len(accuracies)} seed(s)"
+        minimum = f"{100 * options.min_accuracy:g} %"
+        if p_value is None:
+            why = "a single seed has no spread" if len(accuracies) == 1 else "the seeds are all equal"
+            failures.append(f"{measured}; whether that is above {minimum} is inconclusive: {why}; train more --seeds")
+        elif p_value >= options.alpha:
+            failures.append(
+                f"{measured}; not shown to be above {minimum} (p = {p_value:.2g}, alpha = {options.alpha:g})"
+            )
+        else:
+            print(f"{measured}, above {minimum} (p = {p_value:.2g})")
+    if failures:
+        raise CheckFailed("; ".join(failures))
 
 
-def _share(text: str) -> float:
+def _fraction(text: str) -> float:
     """A number from 0 to 1."""
     try:
         if 0 <= (value := float(text)) <= 1:
@@ -89,47 +92,43 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     parser = Parser(
         prog="python -m jaxdrill.main", description=about, epilog=others, allow_abbrev=False, add_help=False
     )
-    steps = ", ".join([*recipe.steps(), "all"])
+    steps = ", ".join([*(name.removeprefix("step_") for name in recipe.steps()), "all"])
     parser.add_argument("--step", default="5", help=f"{steps}, or the path of a .toml file (default: 5)")
     named, _ = parser.parse_known_args(arguments)
     parser.add_argument("--help", "-h", action="help", help="show this and exit")
-    parser.add_argument("--workdir", type=Path, help="run folder (default: runs/NAME; with all: folder of all runs)")
+    parser.add_argument(
+        "--workdir", type=Path, help="run folder (default: runs/NAME, or runs/NAME_DATA; with all: folder of all runs)"
+    )
     parser.add_argument("--data-dir", type=Path, help="folder with the four official idx .gz files")
     parser.add_argument("--offline", action="store_true", help="make no network call")
     parser.add_argument(
         "--dry-run", action="store_true", help="print the resolved recipe and the layer table, and exit"
     )
     shown = recipe.load("5" if named.step == "all" else named.step)
+    fields = {name: (info, value) for name, info, value in recipe.options(shown)}
     group = parser.add_argument_group(f"recipe (defaults of {shown.name})")
-    for name, field, value in recipe.options(shown):
-        about = f"{field.metadata['about']}; {field.metadata['allowed']} (default: {_text(value)})"
-        group.add_argument(
-            _flag(name), dest=name, metavar="X", help=about.replace("%", "%%"), default=argparse.SUPPRESS
-        )
+    for name, (info, value) in fields.items():
+        about = f"{info.description}; {allowed(info)} (default: {value})".replace("%", "%%")
+        group.add_argument(_flag(name), dest=name, metavar="X", help=about, default=argparse.SUPPRESS)
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
         word = unknown[0].split("=")[0]
         known = [option for action in parser._actions for option in action.option_strings]
         raise UsageError(f"{word} is unknown{nearest(word, known)} (--help shows every flag)")
-    flags = {name: text for name, text in vars(options).items() if name in {n for n, _, _ in recipe.options(shown)}}
-    return options, flags
+    return options, {name: text for name, text in vars(options).items() if name in fields}
 
 
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _text(value: object) -> str:
-    """A value as one would type it after its flag."""
-    return ",".join(map(str, value)) if isinstance(value, tuple) else f"{value}"
-
-
-def _dry_run(configs: list[recipe.Config]) -> None:
-    from jaxdrill import models
+def _dry_run(configs: Sequence[recipe.Config]) -> None:
+    from jaxdrill.nn.architecture import layer_table
 
     for config in configs:
-        print(f"{config.name}\n" + "\n".join(f"  {_flag(name)} {_text(v)}" for name, _, v in recipe.options(config)))
-        rows = models.layer_table(config)
+        fields = [f"  {_flag(name)} {shlex.quote(f'{value}')}" for name, _, value in recipe.options(config)]
+        print("\n".join([config.name, *fields]))
+        rows = layer_table(config.network)
         print(f"  {'layer':42} {'output':>12} {'receptive field':>16} {'parameters':>11}")
         for row in rows:
             output, field = f"{row.side}x{row.side}x{row.channels}", f"{row.receptive_field}x{row.receptive_field}"

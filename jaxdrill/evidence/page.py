@@ -1,0 +1,74 @@
+"""The report as HTML and Markdown, from the templates beside this file."""
+
+import html
+import re
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from jaxdrill.evidence import pictures, plots, prose, tables
+from jaxdrill.evidence.analysis import Analysis, analyze
+from jaxdrill.runs.reader import Run, read_all
+
+
+def by_dataset(runs: Sequence[Run]) -> list[list[Analysis]]:
+    """The runs of each dataset and split, analysed together."""
+    groups = groupby(runs, key=lambda run: (run.dataset, run.metadata["dataset_sha256"]))
+    return [analyze(list(members)) for _, members in groups]
+
+
+def render(runs: Sequence[Run]) -> tuple[str, str]:
+    """The report of runs in the order of `read_all`, as HTML and as Markdown."""
+    parts = [
+        {
+            "analyses": analyses,
+            "caveats": prose.caveats([analysis.run for analysis in analyses]),
+            "explorer": pictures.explorer(analyses),
+            "augmentations": pictures.augmentations([analysis.run for analysis in analyses]),
+        }
+        for analyses in by_dataset(runs)
+    ]
+    names = ", ".join(part["analyses"][0].run.dataset for part in parts)
+    title = f"The drill on {names}" if len(runs) > 1 else f"{runs[0].name} on {names}"
+    context = {"title": title, "parts": parts, "runs": runs, "tables": tables, "plots": plots, "prose": prose,
+               "worst": pictures.worst}  # fmt: skip
+    page, text = (_environment(kind).get_template(f"report.{kind}.jinja").render(context) for kind in ("html", "md"))
+    return page, text
+
+
+def summary(folders: Sequence[Path]) -> str:
+    """The results of each dataset and its comparisons as Markdown, as the README shows them."""
+    shown = []
+    for analyses in by_dataset(read_all(folders)):
+        shown += [tables.results(analyses), *([tables.comparisons(analyses)] if len(analyses) > 1 else [])]
+    return "\n\n".join(markdown_table(table) for table in shown)
+
+
+def markdown_table(table: tables.Table) -> str:
+    """A table without its columns of pictures."""
+    kept = [i for i, kind in enumerate(table.kinds) if kind != "p"]
+    rule = ["--:" if kind == "n" else "---" for kind in table.kinds]
+    lines = [[plain(row[i]) for i in kept] for row in (table.header, *table.rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], [rule[i] for i in kept], *lines[1:]))
+
+
+def plain(text: str) -> str:
+    """Text for Markdown, on one line: it can neither end a table's cell nor be read as HTML."""
+    return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|")
+
+
+def code(text: str) -> Markup:
+    """Text as HTML, escaped; `backticks` become code, and lines may break after an underscore."""
+    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))).replace("_", "_<wbr>"))
+
+
+def _environment(kind: str) -> Environment:
+    environment = Environment(
+        loader=PackageLoader("jaxdrill.evidence", ""), autoescape=kind == "html", undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.filters |= {"code": code, "plain": plain, "markdown_table": markdown_table}
+    return environment

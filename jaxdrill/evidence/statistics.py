@@ -1,0 +1,116 @@
+"""Statistics of one value a seed: means, paired differences, and how many seeds a difference takes.
+
+A test is a t-test, which holds for few seeds if their accuracies scatter normally; the interval of a mean is a
+bootstrap's, which with few seeds is too narrow (it cannot leave the range of what was seen).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+TARGET = 0.994  # the drill's, of the test images
+CONFIDENCE, ALPHA, POWER = 0.95, 0.05, 0.8
+MOST_SEEDS = 1000  # beyond this nobody will train
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The mean over seeds; with one seed, or seeds that are all equal, there is no interval."""
+
+    mean: float
+    deviation: float | None  # standard deviation, n - 1
+    interval: tuple[float, float] | None  # of the mean, 95 %
+
+
+def summary(values: Sequence[float] | np.ndarray) -> Summary:
+    """Mean, standard deviation and bootstrap interval (BCa, Efron 1987; 9,999 resamples of a fixed generator) of one
+    value a seed."""
+    x = np.asarray(values, np.float64)
+    if len(x) == 1:
+        return Summary(float(x[0]), None, None)
+    interval = None
+    if not _all_equal(x):
+        drawn = stats.bootstrap((x,), np.mean, confidence_level=CONFIDENCE, rng=np.random.default_rng(0))
+        low, high = map(float, drawn.confidence_interval)
+        interval = (low, high) if np.isfinite([low, high]).all() else None
+    return Summary(float(x.mean()), float(x.std(ddof=1)), interval)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A run's last accuracies minus those of its baseline, seed by seed."""
+
+    baseline: str  # the run's name
+    seeds: int  # that both have
+    mean: float
+    interval: tuple[float, float] | None = None  # of the mean, 95 %, not corrected
+    p_value: float | None = None  # two-sided paired t-test
+    corrected: float | None = None  # over all steps of the drill
+    seeds_needed: int | None = None  # None: more than 1,000, or no telling
+
+    @property
+    def verdict(self) -> str:
+        """helped, hurt, or what is missing to tell, in words."""
+        if self.seeds == 1:
+            return "single seed: inconclusive"
+        if self.corrected is not None and self.corrected < ALPHA:
+            return "helped" if self.mean > 0 else "hurt"
+        text = f"no evidence at {self.seeds} seeds"
+        if self.p_value is None:
+            return f"{text}: every seed differs by as much"
+        needed = f"about {self.seeds_needed:,}" if self.seeds_needed else f"more than {MOST_SEEDS:,}"
+        return f"{text}; {needed} seeds for {100 * POWER:.0f} % power"
+
+
+def difference(baseline: str, old: np.ndarray, new: np.ndarray) -> Difference:
+    """The paired difference of accuracies, one a seed, in the same order of seeds."""
+    delta = np.asarray(new, np.float64) - np.asarray(old, np.float64)
+    if len(delta) == 1 or _all_equal(delta):
+        return Difference(baseline, len(delta), float(delta.mean()))
+    test: Any = stats.ttest_rel(new, old)
+    low, high = test.confidence_interval(CONFIDENCE)
+    needed = seeds_needed(abs(delta.mean()) / delta.std(ddof=1))
+    interval = (float(low), float(high))
+    return Difference(baseline, len(delta), float(delta.mean()), interval, float(test.pvalue), seeds_needed=needed)
+
+
+def corrected(differences: Sequence[Difference | None]) -> list[Difference | None]:
+    """The same with p-values corrected for their number: Benjamini and Yekutieli (2001), which holds for any
+    dependence; neighbours in the drill share a step."""
+    tested = [d.p_value for d in differences if d is not None and d.p_value is not None]
+    adjusted = iter(stats.false_discovery_control(tested, method="by").tolist() if tested else [])
+    return [d if d is None or d.p_value is None else replace(d, corrected=next(adjusted)) for d in differences]
+
+
+def seeds_needed(effect: float) -> int | None:
+    """How many pairs a two-sided paired t-test at 5 % needs to see a true mean difference of `effect` standard
+    deviations four times in five; None above 1,000. Its power is that of the noncentral t distribution (Cohen 1988)."""
+    for n in range(2, MOST_SEEDS + 1):
+        critical, shift = stats.t.isf(ALPHA / 2, n - 1), effect * np.sqrt(n)
+        if stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift) >= POWER:
+            return n
+    return None
+
+
+def above(values: Sequence[float] | np.ndarray, minimum: float) -> float | None:
+    """The p-value of a one-sided t-test: how likely such accuracies are if their true mean is no more than the minimum.
+    None if it cannot be told: one seed, or all seeds equal."""
+    if len(values) == 1 or _all_equal(np.asarray(values)):
+        return None
+    test: Any = stats.ttest_1samp(values, minimum, alternative="greater")
+    return float(test.pvalue)
+
+
+def _all_equal(x: np.ndarray) -> bool:
+    return bool(np.ptp(x) < 1e-9)
+
+
+def epochs_at_target(curve: np.ndarray) -> tuple[int, int | None]:
+    """How many epochs of a test accuracy's curve, float64[E], reach 99.4 %, and the first from which all do."""
+    reached = curve >= TARGET - 1e-9
+    below = np.flatnonzero(~reached)
+    first = int(below[-1]) + 1 if len(below) else 0
+    return int(reached.sum()), first if first < len(curve) else None

@@ -1,0 +1,1 @@
+"""The networks: their arithmetic (layers, architecture), their functions (functional), and the Flax modules."""

@@ -1,0 +1,200 @@
+"""Layers as pure functions. Their gradients are written by hand where that is faster (benchmarks/NOTES.md)."""
+
+from functools import partial
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.random import threefry_2x32
+
+EPSILON = 1e-5  # of batch norm; PyTorch's default
+THIN = 512  # channels in times channels out
+
+Padding = tuple[tuple[int, int], tuple[int, int]]  # before and after, rows and columns
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def batch_norm(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, relu: bool, axis: str | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Batch norm of x, or of ReLU(x), by the batch's own statistics (Ioffe and Szegedy, 2015).
+
+    XLA reads and writes x about twice as often for the plain form and its gradient, and sums over devices twice as
+    often.
+
+    Args:
+        x: float32[B, H, W, C].
+        scale: float32[C].
+        bias: float32[C].
+        relu: whether ReLU comes first.
+        axis: name of the mesh axis that shards the batch, if any does.
+
+    Returns:
+        float32[B, H, W, C], and the mean and the biased variance of the batch, float32[C], which have no gradient.
+    """
+    return _batch_norm_forward(x, scale, bias, relu, axis)[0]
+
+
+def _batch_norm_forward(x: jax.Array, scale: jax.Array, bias: jax.Array, relu: bool, axis: str | None) -> Any:
+    values = jax.nn.relu(x) if relu else x
+    mean, square = _channel_sums(values, values * values, axis) / _count(x, axis)
+    variance = jnp.maximum(square - mean * mean, 0)
+    factor = scale * lax.rsqrt(variance + EPSILON)
+    y = values * _channels(factor) + _channels(bias - mean * factor)
+    return (y, mean, variance), (x, scale, mean, variance)
+
+
+def _batch_norm_backward(relu: bool, axis: str | None, residuals: Any, gradients: Any) -> Any:
+    x, scale, mean, variance = residuals
+    dy = gradients[0]
+    values = jax.nn.relu(x) if relu else x
+    inverse = lax.rsqrt(variance + EPSILON)
+    own = _channel_sums(dy, dy * values, None)  # of this device: the step sums all gradients over devices
+    total = lax.psum(own, axis) if axis else own
+    dscale, (dbias, products) = (own[1] - mean * own[0]) * inverse, total / _count(x, axis)
+    slope = scale * inverse**3 * (products - mean * dbias)
+    dx = _channels(scale * inverse) * dy - _channels(slope) * values + _channels(slope * mean - scale * inverse * dbias)
+    return jnp.where(x > 0, dx, 0) if relu else dx, dscale, own[0]
+
+
+batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
+
+
+def _channel_sums(a: jax.Array, b: jax.Array, axis: str | None) -> jax.Array:
+    """The sums of both by channel, float32[2, C], in one all-reduce."""
+    sums = jnp.stack([a.sum((0, 1, 2)), b.sum((0, 1, 2))])
+    return lax.psum(sums, axis) if axis else sums
+
+
+def _count(x: jax.Array, axis: str | None) -> Any:
+    """The number of values in a channel of the whole batch."""
+    return x.size // x.shape[-1] * (lax.psum(1, axis) if axis else 1)
+
+
+def _channels(a: jax.Array) -> jax.Array:
+    return a[None, None, None, :]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def max_pool(x: jax.Array, size: int) -> jax.Array:
+    """The largest of each square, x float32[B, S, S, C]; of equal ones the first gets the gradient, as in PyTorch."""
+    return _squares(x, size).max((2, 4))
+
+
+def _max_pool_forward(x: jax.Array, size: int) -> Any:
+    largest = max_pool(x, size)
+    return largest, (x, largest)
+
+
+def _max_pool_backward(size: int, residuals: Any, dy: jax.Array) -> tuple[jax.Array]:
+    x, largest = residuals
+    squares, rest = _squares(x, size), x.shape[1] % size
+    taken, rows = jnp.zeros(largest.shape, bool), []
+    for row in range(size):
+        hits = []
+        for column in range(size):
+            hits.append((squares[:, :, row, :, column] == largest) & ~taken)
+            taken = taken | hits[-1]
+        rows.append(jnp.stack([jnp.where(hit, dy, 0) for hit in hits], 3))
+    dx = jnp.stack(rows, 2).reshape(x[:, : x.shape[1] - rest, : x.shape[1] - rest].shape)
+    return (jnp.pad(dx, ((0, 0), (0, rest), (0, rest), (0, 0))),)
+
+
+max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+def average_pool(x: jax.Array, size: int) -> jax.Array:
+    """The mean of each square, x float32[B, S, S, C] (Flax's own refuses strict dtype promotion)."""
+    return _squares(x, size).mean((2, 4))
+
+
+def _squares(x: jax.Array, size: int) -> jax.Array:
+    """float32[B, S / size, size, S / size, size, C]; rows and columns left over are dropped, as in PyTorch."""
+    batch, side, _, channels = x.shape
+    x = x[:, : side // size * size, : side // size * size]
+    return x.reshape(batch, side // size, size, side // size, size, channels)
+
+
+def dropout(keys: jax.Array, x: jax.Array, rate: float) -> jax.Array:
+    """Zeroes about a `rate` of x, float32[B, ...], and scales the rest so that the expectation stays.
+
+    The rate is rounded to 1/65536 (0.05 to 0.050003): 16 random bits decide on a value, where `jax.random.bernoulli`
+    spends 64. Each image has its key, key[B], so devices that shard a batch share the drawing.
+    """
+    size, threshold = x[0].size, round(rate * 65536)
+    counts = jnp.arange(-(-size // 4) * 2, dtype=jnp.uint32)  # of words; an even number, as threefry makes pairs
+    words = jax.vmap(threefry_2x32, (0, None))(jax.random.key_data(keys), counts)
+    bits = lax.bitcast_convert_type(words, jnp.uint16).reshape(len(x), -1)[:, :size].reshape(x.shape)
+    return jnp.where(bits >= threshold, x * (65536 / (65536 - threshold)), 0)
+
+
+def convolve(x: jax.Array, kernel: jax.Array, padding: int, form: str) -> jax.Array:
+    """A convolution of stride 1, without dilation or feature groups, computed in one of the forms of `FORMS`.
+
+    Args:
+        x: float32[B, H, W, I].
+        kernel: float32[K, K, I, O].
+        padding: zeros added on each side, pixels.
+        form: `plain` is XLA's own, `pairs` takes two columns at a time, `patches` is one matrix product.
+
+    Returns:
+        float32[B, H + 2 padding - K + 1, W + 2 padding - K + 1, O].
+    """
+    chex.assert_shape(kernel, (None, None, x.shape[-1], None))
+    if kernel.shape[:2] == (1, 1) and not padding:  # a matrix product, whose gradient is faster than a convolution's
+        return x @ kernel[0, 0]
+    return FORMS[form](x, kernel, ((padding, padding), (padding, padding)))
+
+
+def plain_convolution(
+    x: jax.Array, kernel: jax.Array, padding: Padding, strides: tuple[int, int] = (1, 1)
+) -> jax.Array:
+    """XLA's own convolution."""
+    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def patch_convolution(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
+    """One matrix product of all patches.
+
+    Under `vmap` over kernels a convolution becomes a grouped one, which is slow; this becomes a batched product.
+    """
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    rows, columns, _, channels = kernel.shape
+    height, width = x.shape[1] - rows + 1, x.shape[2] - columns + 1
+    patches = [x[:, i : i + height, j : j + width] for i in range(rows) for j in range(columns)]
+    return jnp.concatenate(patches, axis=-1) @ kernel.reshape(-1, channels)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def pair_convolution(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
+    """Two columns at a time if the convolution is thin.
+
+    On CPU a thin convolution spends its time gathering patches. One patch for two neighbouring outputs is a third
+    larger instead of twice as large.
+    """
+    width = x.shape[2] + sum(padding[1]) - kernel.shape[1] + 1
+    if kernel.shape[2] * kernel.shape[3] > THIN or width % 2:
+        return plain_convolution(x, kernel, padding)
+    left, right = (jnp.pad(kernel, ((0, 0), (shift, 1 - shift), (0, 0), (0, 0))) for shift in (0, 1))
+    pairs = plain_convolution(x, jnp.concatenate([left, right], axis=-1), padding, strides=(1, 2))
+    return pairs.reshape(*pairs.shape[:2], width, -1)
+
+
+def _pair_forward(x: jax.Array, kernel: jax.Array, padding: Padding) -> Any:
+    return pair_convolution(x, kernel, padding), (x, kernel)
+
+
+def _pair_backward(padding: Padding, residuals: Any, dy: jax.Array) -> Any:
+    x, kernel = residuals
+    (dkernel,) = jax.vjp(lambda kernel: plain_convolution(x, kernel, padding), kernel)[1](dy)
+    rows, columns = (
+        (side - 1 - low, side - 1 - high) for side, (low, high) in zip(kernel.shape, padding, strict=False)
+    )
+    return pair_convolution(dy, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), (rows, columns)), dkernel
+
+
+pair_convolution.defvjp(_pair_forward, _pair_backward)
+
+FORMS = {"plain": plain_convolution, "pairs": pair_convolution, "patches": patch_convolution}

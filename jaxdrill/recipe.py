@@ -1,0 +1,116 @@
+"""What a recipe may say: typed, immutable tables with their defaults, bounds, and the words of `--help`."""
+
+from typing import Any, Literal
+
+from pydantic import Field, SerializeAsAny, field_validator
+
+from jaxdrill.nn.layers import AnyLayer, Conv, kind_of
+from jaxdrill.schema import Table
+
+
+class Augmentation(Table):
+    """What is done to each training image, anew in each epoch."""
+
+    rotation_degrees: float = Field(default=0.0, ge=0, le=180, description="largest angle either way")
+    rotation_fill: int = Field(default=1, ge=0, le=255, description="pixel value of the corners")
+
+
+class Loss(Table):
+    """Cross-entropy with the labels."""
+
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="probability spread evenly over the classes")
+
+
+class Optimizer(Table):
+    """SGD with momentum, or Adam."""
+
+    name: Literal["sgd", "adam"] = Field(default="sgd", description="optimiser")
+    learning_rate: float = Field(default=0.01, gt=0, description="at the start; of a triangle its peak")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="sgd only")
+    beta_1: float = Field(default=0.9, ge=0, lt=1, description="adam only")
+    beta_2: float = Field(default=0.999, ge=0, lt=1, description="adam only")
+    epsilon: float = Field(default=1e-8, gt=0, description="adam only")
+
+
+class Schedule(Table):
+    """The learning rate: constant; times `factor` every so many epochs (exponential: every epoch); or a triangle, which
+    rises linearly from 0 over the first part of all steps and falls to 0 at the end of the last epoch."""
+
+    name: Literal["constant", "step", "exponential", "triangle"] = Field(
+        default="constant", description="learning-rate schedule"
+    )
+    factor: float = Field(default=0.1, gt=0, le=1, description="of each fall; step and exponential")
+    every_epochs: int = Field(default=5, ge=1, description="step only")
+    warmup: float = Field(
+        default=0.2, gt=0, lt=1, description="part of all steps in which the rate rises; triangle only"
+    )
+
+    @property
+    def has_horizon(self) -> bool:
+        """Whether the rate depends on the number of epochs, so that a run cannot be continued for more."""
+        return self.name == "triangle"
+
+
+class Average(Table):
+    """An exponential moving average of the weights, which is then evaluated and kept in their place."""
+
+    decay: float = Field(default=0.0, ge=0, lt=1, description="of the average at each step; 0 for none")
+
+
+class Execution(Table):
+    """How the work is given to the devices. It changes the speed, and results only by rounding."""
+
+    epoch: Literal["auto", "steps", "scan"] = Field(
+        default="auto", description="how an epoch runs; auto is steps on CPU, else scan"
+    )
+    seeds_together: int = Field(
+        default=0,
+        ge=0,
+        description="seeds trained at once; 0 is one a device on CPU, else as many as fit, up to 32 a device",
+    )
+    convolution: Literal["auto", "plain", "pairs", "patches"] = Field(
+        default="auto",
+        description="how it is computed; auto is pairs on CPU, patches for several seeds on a device, else plain",
+    )
+    matmul_precision: Literal["float32", "tensorfloat32", "bfloat16"] = Field(
+        default="float32",
+        description="of the products in convolutions and matrix products, where the device has a choice",
+    )
+
+
+class Config(Table):
+    """One recipe and the way it is run."""
+
+    name: str
+    extends: str = ""  # the recipe that it is compared with
+    network: tuple[SerializeAsAny[AnyLayer], ...] = Field(strict=False, min_length=1)
+    goal: str = Field(default="", description="what the recipe is for, as the report says it")
+    epochs: int = Field(default=20, ge=1, description="passes over the training images")
+    batch_size: int = Field(default=128, ge=1, description="images a step")
+    seed: int = Field(default=1, ge=0, le=2**32 - 1, description="first seed")
+    seeds: int = Field(default=1, ge=1, description="number of seeds")
+    data: Literal["auto", "mnist", "fashion_mnist", "kmnist", "digits"] = Field(
+        default="auto", description="dataset; auto is mnist, or digits without a network"
+    )
+    hold_out: int = Field(
+        default=0, ge=0, description="training images kept apart, and evaluated in place of the test images"
+    )
+    evaluate_on: Literal["auto", "validation", "test"] = Field(
+        default="auto", description="images that are evaluated; auto is validation if images are held out, else test"
+    )
+    augmentation: Augmentation = Augmentation()
+    loss: Loss = Loss()
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    average: Average = Average()
+    execution: Execution = Execution()
+
+    @field_validator("network", mode="before")
+    @classmethod
+    def _last_convolution_gives_logits(cls, layers: Any) -> Any:
+        """The last convolution has no ReLU unless the recipe asks for it: logits may be negative."""
+        if not isinstance(layers, list):
+            return layers
+        last = max((n for n, layer in enumerate(layers) if kind_of(layer) == Conv.kind), default=-1)
+        return [{"relu": False} | layer if n == last and isinstance(layer, dict) else layer
+                for n, layer in enumerate(layers)]  # fmt: skip

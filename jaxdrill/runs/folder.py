@@ -1,0 +1,95 @@
+"""The run folder: its files, their columns, and the one writer of each. `reader` reads a whole run. Neither needs JAX.
+
+`config.json` is the resolved recipe, `run.json` what made the run, `metrics.jsonl` a line for each epoch and seed,
+`predictions/` each seed's answers after the last epoch, `images.npz` the images that a report shows.
+"""
+
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import softmax
+
+from jaxdrill.files import replacing, write_text
+
+FORMAT = 3  # it grows when a reader of the older one would go wrong
+TRAINED = ("epoch", "step", "learning_rate", "train_loss", "train_accuracy", "seconds")
+EVALUATED = ("loss", "accuracy", "examples")  # in the file `test_loss` or `validation_loss` and so on
+METADATA = (
+    "command", "parameters", "dataset", "dataset_sha256", "split", "versions", "devices", "processor", "git_commit",
+    "earlier_sessions", "seconds",
+)  # fmt: skip
+
+Rows = list[dict[str, Any]]
+
+
+def predictions_file(folder: Path, seed: int) -> Path:
+    """Of one seed, after its last epoch: epoch int, labels uint8[N], predicted uint8[N] and probabilities
+    float16[N, 10], rounded to four decimals, of the evaluated images."""
+    return folder / "predictions" / f"seed_{seed}.npz"
+
+
+def weights_file(folder: Path, seed: int) -> Path:
+    """Of one seed, after its last epoch: see `weights`."""
+    return folder / "weights" / f"seed_{seed}.safetensors"
+
+
+def write_rows(folder: Path, rows: Rows) -> None:
+    """Replaces `metrics.jsonl`; rows have `seed`, the columns of TRAINED, and those of EVALUATED after their split."""
+    write_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read_rows(folder: Path) -> tuple[Rows, int | None]:
+    """The whole lines of `metrics.jsonl`, and the number of the first that is damaged, counted from 1."""
+    file = folder / "metrics.jsonl"
+    rows, damaged = [], None
+    for number, line in enumerate(file.read_bytes().splitlines() if file.exists() else [], start=1):
+        try:
+            row = json.loads(line)
+            rows.append({"seed": row["seed"], "epoch": row["epoch"]} | row)
+        except (ValueError, KeyError, TypeError):
+            damaged = damaged or number
+    return rows, damaged
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Replaces a compressed npz file."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an npz file.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path.name} cannot be read") from error
+
+
+def write_predictions(folder: Path, seed: int, epoch: int, labels: np.ndarray, logits: np.ndarray) -> None:
+    """Writes the predictions' file of a seed, from its logits float32[N, 10] after an epoch."""
+    arrays = {
+        "epoch": np.int64(epoch),
+        "labels": labels,
+        "predicted": logits.argmax(axis=-1).astype(np.uint8),
+        "probabilities": np.round(softmax(logits, axis=-1), 4).astype(np.float16),  # rounded they pack to a third
+    }
+    write_arrays(predictions_file(folder, seed), arrays)
+
+
+def write_images(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
+    """Writes `images.npz`, the evaluated images that a report shows: the first of each class, and those that a seed got
+    wrong. index int64[K], images uint8[K, 28, 28]."""
+    shown = {int(np.argmax(labels == label)) for label in np.unique(labels)}
+    for file in folder.glob("predictions/seed_*.npz"):
+        shown |= set(np.flatnonzero(read_arrays(file)["predicted"] != labels).tolist())
+    index = np.array(sorted(shown))
+    write_arrays(folder / "images.npz", {"index": index, "images": images[index, :, :, 0]})

@@ -1,0 +1,109 @@
+"""One run: trains the seeds of a recipe into a run folder, and continues what a signal or a crash cut short."""
+
+import json
+import time
+from itertools import groupby
+from pathlib import Path
+
+import jax
+
+from jaxdrill import data
+from jaxdrill.recipe import Config
+from jaxdrill.errors import UsageError
+from jaxdrill.files import write_text
+from jaxdrill.nn.architecture import trace
+from jaxdrill.runs import folder, provenance
+from jaxdrill.runs.group import Group, Session
+from jaxdrill.runs.resume import is_finished, locked, open_run
+from jaxdrill.runs.stopping import StopRequest
+from jaxdrill.training import devices
+from jaxdrill.training.program import Program
+
+
+def train(
+    config: Config,
+    workdir: Path | None,
+    stop: StopRequest,
+    data_dir: Path | None = None,
+    offline: bool = False,
+    command: list[str] | None = None,
+    parent: Path = Path("runs"),
+) -> Path:
+    """Trains every seed of the recipe to its last epoch; what the folder holds in part is continued. Returns the folder.
+
+    Without a `workdir` that is in `parent`, named after the recipe, and after the dataset where it is not MNIST. `stop`
+    is asked between all parts of the work. `command` is kept in `run.json`, and advised to be repeated.
+
+    Raises:
+        UsageError: the recipe does not fit the data, or the folder holds a run of another recipe.
+        RunError: the data or the folder cannot be had, the memory is too small, or a loss is not finite.
+        Stopped: a signal came; the progress is saved.
+    """
+    network = trace(config.network)[-1]
+    devices.set_up(4 * network.activations * config.batch_size)
+    began = time.perf_counter()
+    dataset = data.load(config.data, data_dir, offline)
+    sha256 = dataset.sha256
+    dataset = data.hold_out(dataset, config.hold_out, config.evaluate_on)
+    config = config.model_copy(update={"data": dataset.name, "evaluate_on": dataset.split})
+    if config.batch_size > (count := len(dataset.train_labels)):
+        raise UsageError(
+            f"batch_size is {config.batch_size}; allowed: at most {count}, the training images of {dataset.name}"
+        )
+    workdir = workdir or parent / (config.name + (f"_{dataset.name}" if dataset.name != "mnist" else ""))
+    stop.check("stopped before anything was trained")
+    with locked(workdir):
+        identity = provenance.identity(config, sha256)
+        rows, previous, latest = open_run(config, workdir, identity, -(-count // config.batch_size))
+        metadata = provenance.describe_run(config, dataset, sha256, network.parameters, command or [], previous)
+        metadata["seconds"]["data"] += time.perf_counter() - began
+        images = f"{count:,} training and {len(dataset.test_labels):,} {dataset.split} images"
+        where = f"{len(jax.devices())} {jax.default_backend()} device(s)"
+        print(f"{config.name} on {dataset.name}: {network.parameters:,} parameters, {images}, {where}")
+        run = Session(config, dataset, workdir, identity, rows, latest, metadata, stop)
+        _train_seeds(run, range(config.seed, config.seed + config.seeds))
+        stop.check(f"stopped; {config.name} is finished in {workdir}")
+    return workdir
+
+
+def _train_seeds(run: Session, asked: range) -> None:
+    """Trains what is unfinished of the seeds asked for."""
+    if others := sorted({row["seed"] for row in run.rows} - set(asked)):
+        print(f"{run.workdir} also holds seed(s) {', '.join(map(str, others))}, which stay as they are")
+    groups = _plan(run, [seed for seed in asked if not is_finished(run.workdir, run.rows, seed, run.config.epochs)])
+    if groups:
+        write_text(run.workdir / "config.json", run.config.model_dump_json(indent=1))
+        write_text(run.workdir / "run.json", json.dumps(run.metadata, indent=1))
+        try:
+            _train_groups(run, groups)
+        finally:
+            write_text(run.workdir / "run.json", json.dumps(run.metadata, indent=1))
+    if groups or not (run.workdir / "images.npz").exists():
+        folder.write_images(run.workdir, run.dataset.test_images, run.dataset.test_labels)
+
+
+def _train_groups(run: Session, groups: list[list[int]]) -> None:
+    """Trains groups of seeds one after another; those of the same size share a program."""
+    config, programs = run.config, {}
+    for seeds in groups:
+        stopped = f"stopped before seed {seeds[0]} of {config.name}; the same command continues from there"
+        run.stop.check(stopped)
+        with devices.explained_memory_errors(config, len(seeds)):
+            if len(seeds) not in programs:
+                print(f"compiling for {len(seeds)} seed(s); later starts take the programs from a cache", flush=True)
+                programs[len(seeds)] = Program(config, run.dataset, len(seeds))
+                run.metadata["seconds"]["compile"] += programs[len(seeds)].compile_seconds
+            run.stop.check(stopped)
+            Group(run, programs[len(seeds)], seeds).train()
+
+
+def _plan(run: Session, seeds: list[int]) -> list[list[int]]:
+    """The seeds in groups that are trained together: neighbours, continued from the same checkpoint or from none."""
+    per_device = devices.most_seeds_per_device(run.config, jax.devices()[0])
+    together, groups = run.config.execution.seeds_together, []
+    for _, members in groupby(
+        enumerate(seeds),
+        lambda item: (item[1] - item[0], run.latest[item[1]].folder if item[1] in run.latest else None),
+    ):
+        groups += devices.plan_groups([seed for _, seed in members], len(jax.devices()), per_device, together)
+    return groups

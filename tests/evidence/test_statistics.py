@@ -1,0 +1,85 @@
+"""Each statistic against a case whose answer is known."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from jaxdrill.evidence import statistics
+
+# Student's sleep data (1908), hours gained with each of two drugs: t = -4.0621, p = 0.002833, difference -1.58 with
+# 95 % from -2.459886 to -0.7001142, as R's manual of `t.test` prints.
+FIRST = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
+SECOND = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
+
+
+def test_summary():
+    assert statistics.summary([0.5]) == statistics.Summary(0.5, None, None)
+    assert statistics.summary([0.5, 0.5, 0.5]) == statistics.Summary(0.5, 0.0, None)
+    # The mean of two values drawn with replacement from two is either of them or their mean.
+    assert statistics.summary([1, 2]) == statistics.Summary(1.5, pytest.approx(0.5**0.5), (1.0, 2.0))
+
+
+def test_the_bootstrap_is_near_the_normal_interval_for_many_seeds():
+    values = stats.norm.ppf((np.arange(500) + 0.5) / 500)
+    low, high = statistics.summary(values).interval
+    assert (low, high) == (pytest.approx(-1.96 / 500**0.5, abs=0.004), pytest.approx(1.96 / 500**0.5, abs=0.004))
+    assert statistics.summary(values) == statistics.summary(values)
+
+
+def test_difference_of_students_sleep_data():
+    found = statistics.difference("first", np.array(SECOND), np.array(FIRST))
+    assert found.interval == (pytest.approx(-2.459886, abs=1e-6), pytest.approx(-0.7001142, abs=1e-6))
+    assert (found.baseline, found.seeds, found.mean) == ("first", 10, pytest.approx(-1.58))
+    assert found.p_value == pytest.approx(0.002833, abs=1e-6)
+    assert statistics.corrected([found])[0].verdict == "hurt"
+    assert statistics.corrected([statistics.difference("x", np.array(FIRST), np.array(SECOND))])[0].verdict == "helped"
+
+
+def test_differences_that_cannot_be_tested():
+    one = statistics.difference("x", np.array([0.5]), np.array([0.6]))
+    assert (one.p_value, one.verdict) == (None, "single seed: inconclusive")
+    equal = statistics.difference("x", np.array([0.9927, 0.9931]), np.array([0.9930, 0.9934]))
+    assert (equal.p_value, equal.verdict) == (None, "no evidence at 2 seeds: every seed differs by as much")
+
+
+def test_p_values_are_corrected_over_the_drill():
+    """Benjamini and Yekutieli by hand: four p-values of 1/100 to 4/100, times 4/rank, times 1 + 1/2 + 1/3 + 1/4."""
+    differences = [None, *(statistics.Difference("x", 5, 0.1, p_value=n / 100) for n in (3, 1, 4, 2)), None]
+    differences.insert(2, statistics.Difference("x", 1, 0.1))
+    found = statistics.corrected(differences)
+    assert [d and d.corrected for d in found] == [
+        None,
+        *[pytest.approx(1 / 12)] * 1,
+        None,
+        *[pytest.approx(1 / 12)] * 3,
+        None,
+    ]
+    assert found[1].verdict.startswith("no evidence at 5 seeds; more than 1,000 seeds for 80 % power")
+
+
+@pytest.mark.parametrize(("effect", "n"), [(0.2, 199), (0.5, 34), (0.8, 15), (0.001, None), (50, 3)])
+def test_seeds_needed(effect, n):
+    """G*Power's figures for a paired t-test, two-sided, 5 %, power 80 %."""
+    assert statistics.seeds_needed(effect) == n
+
+
+def test_that_many_seeds_see_the_difference_four_times_in_five():
+    rng = np.random.default_rng(0)
+    drawn = rng.normal(0.7, 1, (4000, statistics.seeds_needed(0.7)))
+    assert np.mean(stats.ttest_1samp(drawn, 0, axis=1).pvalue < 0.05) == pytest.approx(0.82, abs=0.03)
+
+
+def test_above():
+    one_sided = statistics.above(np.array(SECOND) - np.array(FIRST), 0)
+    assert one_sided == pytest.approx(0.002833 / 2, abs=1e-6)
+    assert statistics.above(np.array(FIRST) - np.array(SECOND), 0) == pytest.approx(1 - 0.002833 / 2, abs=1e-6)
+    assert statistics.above([0.995], 0.994) is None and statistics.above([0.995, 0.995], 0.994) is None
+
+
+@pytest.mark.parametrize(
+    ("curve", "expected"),
+    [([0.993, 0.994, 0.9939, 0.9941, 0.994], (3, 3)), ([0.994, 0.9939], (1, None)), ([0.994, 0.995], (2, 0)),
+     ([0.9], (0, None)), ([0.9, 1.0], (1, 1))],
+)  # fmt: skip
+def test_epochs_at_target(curve, expected):
+    assert statistics.epochs_at_target(np.array(curve)) == expected

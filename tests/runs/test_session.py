@@ -1,0 +1,421 @@
+"""Whole runs: what the folder holds, and how a run continues."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import chex
+import numpy as np
+import pytest
+from conftest import ROOT
+
+import jaxdrill
+from jaxdrill import data, embedded
+from jaxdrill.main import main
+from jaxdrill.runs import checkpoints, group, session
+from jaxdrill.runs.folder import read_arrays, write_rows
+from jaxdrill.runs.reader import read
+from jaxdrill.runs.weights import read_weights
+
+FILES = {
+    ".lock", "config.json", "run.json", "metrics.jsonl", "checkpoints", "predictions", "weights", "images.npz",
+    "tensorboard",
+}  # fmt: skip
+KEYS = ["seed", "epoch", "step", "learning_rate", "train_loss", "train_accuracy", "test_loss", "test_accuracy",
+        "test_examples", "seconds"]  # fmt: skip
+
+pytestmark = pytest.mark.usefixtures("few_digits")
+
+
+def rows(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_seconds(folder: Path) -> list[dict]:
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows(folder)]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_recipe, tmp_path_factory, digits) -> Path:
+    """Two seeds, two epochs each, without a stop."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embedded, "digits", lambda: tuple(getattr(digits, name) for name in data.FILES))
+        assert main(["--step", str(tiny_recipe), "--workdir", str(folder), "--seed", "3", "--seeds", "2"]) == 0
+    return folder
+
+
+@pytest.fixture
+def copy(finished, tmp_path) -> Path:
+    shutil.copytree(finished, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+@pytest.fixture
+def command(tiny_recipe):
+    """A command for the folder, with more flags."""
+    return lambda folder, *flags: main(["--step", str(tiny_recipe), "--workdir", str(folder), *map(str, flags)])
+
+
+def both(folder, *flags):
+    """The arguments for both seeds."""
+    return folder, "--seed", 3, "--seeds", 2, *flags
+
+
+def stop_in(monkeypatch, step: int) -> None:
+    """SIGTERM comes as the launch of this step ends."""
+    fit = group.fit
+
+    def watched(program, seeds, progress, watch):
+        def then(progress, done, losses, seconds):
+            if done == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+            watch(progress, done, losses, seconds)
+
+        return fit(program, seeds, progress, then)
+
+    monkeypatch.setattr(group, "fit", watched)
+
+
+def test_the_folder(finished):
+    assert {path.name for path in finished.iterdir()} == FILES
+    assert [list(row) for row in rows(finished)] == [KEYS] * 4
+    assert [(row["seed"], row["epoch"], row["step"]) for row in rows(finished)] == [
+        (3, 0, 3), (3, 1, 6), (4, 0, 3), (4, 1, 6),
+    ]  # fmt: skip
+    for row in rows(finished):
+        assert row["test_examples"] == 360 and row["learning_rate"] == 0.01 and row["seconds"] > 0
+        assert 0 <= row["train_accuracy"] <= 1 and 0 <= row["test_accuracy"] <= 1
+    metadata = json.loads((finished / "run.json").read_text())
+    assert metadata["command"][:4] == ["python", "-m", "jaxdrill.main", "--step"]
+    assert (metadata["step"], metadata["dataset"], metadata["split"]) == ("tiny", "digits", "test")
+    assert (metadata["parameters"], metadata["matmul_precision"]) == (25 * 4 + 8 + 36 * 4 * 10, "float32")
+    assert len(metadata["dataset_sha256"]) == 64 and len(metadata["devices"]) == 2
+    assert set(metadata["versions"]) == {"python", "jaxdrill", "jax", "jaxlib", "flax", "optax"}
+    assert set(metadata["seconds"]) == {"data", "compile", "train", "evaluation"}
+    assert all(value > 0 for value in metadata["seconds"].values())
+    config = json.loads((finished / "config.json").read_text())
+    assert (config["name"], config["data"], config["seed"], config["seeds"]) == ("tiny", "digits", 3, 2)
+    assert config["network"][1] == {"pool": "max", "size": 4}
+
+
+def test_a_finished_run_is_not_touched(copy, command, capsys):
+    before = contents(copy)
+    assert command(*both(copy)) == 0
+    assert command(copy, "--seed", 4) == 0
+    assert contents(copy) == before
+    assert "epoch  1 of" not in capsys.readouterr().out
+
+
+def test_predictions_and_images_are_those_of_the_last_epoch(finished, digits):
+    run = read(finished)
+    assert (run.seeds, run.epochs, run.predicted.shape) == ([3, 4], 2, (2, 360))
+    np.testing.assert_array_equal(run.labels, digits.test_labels)
+    np.testing.assert_allclose(run.probabilities.astype(np.float64).sum(axis=-1), 1, atol=2e-3)
+    firsts = {int(np.argmax(digits.test_labels == digit)) for digit in range(10)}
+    assert set(run.images) == firsts | set(np.flatnonzero((run.predicted != run.labels).any(axis=0)).tolist())
+    assert all(np.array_equal(image, digits.test_images[i, :, :, 0]) for i, image in run.images.items())
+
+
+@pytest.mark.parametrize("lost", ["predictions/seed_4.npz", "weights/seed_4.safetensors"])
+def test_what_is_lost_of_the_last_epoch_is_made_again(copy, command, lost):
+    reader = read_arrays if lost.endswith("npz") else lambda file: read_weights(file)[0]
+    before, rows_before = reader(copy / lost), rows(copy)
+    (copy / lost).unlink()
+    (copy / "images.npz").unlink()
+    assert command(*both(copy)) == 0
+    after = reader(copy / lost)
+    if lost.endswith("npz"):  # of one seed alone, whose logits round otherwise
+        before, after = ({"probabilities": each["probabilities"].round(3)} for each in (before, after))
+    chex.assert_trees_all_equal(after, before)
+    assert rows(copy) == rows_before and (copy / "images.npz").exists()
+
+
+def test_weights_are_a_function(finished, digits):
+    """From an own process, without mesh or checkpoint: the probabilities of the run."""
+    code = f"""
+import sys, numpy as np, jaxdrill
+images = np.load(sys.argv[1])
+np.save(sys.argv[2], jaxdrill.load({str(finished)!r}, 4)(images))
+assert "orbax" not in " ".join(sys.modules)
+"""
+    images, out = finished.parent / "images.npy", finished.parent / "out.npy"
+    np.save(images, digits.test_images[..., 0])
+    subprocess.run([sys.executable, "-c", code, images, out], check=True, cwd=ROOT)
+    run = read(finished)
+    np.testing.assert_allclose(np.load(out), run.probabilities[1], atol=6e-4)  # kept with four decimals
+    assert np.array_equal(np.load(out).argmax(axis=-1), run.predicted[1])
+
+
+def test_earlier_versions_are_told_and_seconds_add_up(copy, command):
+    old = json.loads((copy / "run.json").read_text())
+    old["versions"]["jax"] = "0.1"
+    (copy / "run.json").write_text(json.dumps(old))
+    assert command(*both(copy, "--epochs", 3)) == 0
+    new = json.loads((copy / "run.json").read_text())
+    assert [each["versions"]["jax"] for each in new["earlier_sessions"]] == ["0.1"]
+    assert all(new["seconds"][phase] > old["seconds"][phase] for phase in old["seconds"])
+    assert read(copy).epochs == 3
+
+
+def test_a_run_of_another_version_is_left_alone(copy, command, capsys):
+    metadata = json.loads((copy / "run.json").read_text())
+    del metadata["format"]
+    (copy / "run.json").write_text(json.dumps(metadata))
+    assert command(*both(copy, "--epochs", 3)) == 2
+    assert "holds a run of another version of jaxdrill (its format is 1, now it is 3)" in capsys.readouterr().err
+
+
+def test_more_epochs_continue_a_run(finished, command, tmp_path):
+    assert command(*both(tmp_path / "run", "--epochs", 1)) == 0
+    assert len(rows(tmp_path / "run")) == 2
+    assert command(*both(tmp_path / "run")) == 0
+    assert without_seconds(tmp_path / "run") == without_seconds(finished)
+
+
+def test_seeds_that_the_command_does_not_name_stay_as_they_are(copy, command, capsys):
+    """Seed 3 alone goes on from the checkpoint of both; the table is of what has as many epochs; naming both heals."""
+    weights = (copy / "weights" / "seed_4.safetensors").read_bytes()
+    assert command(copy, "--seed", 3, "--epochs", 3) == 0
+    said = capsys.readouterr()
+    assert "also holds seed(s) 4, which stay as they are" in said.out
+    assert [(row["seed"], row["epoch"]) for row in rows(copy)] == [(3, 0), (3, 1), (3, 2), (4, 0), (4, 1)]
+    assert (copy / "weights" / "seed_4.safetensors").read_bytes() == weights
+    run = read(copy)
+    assert (run.seeds, run.epochs, run.left_out) == ([3], 3, [4])
+    assert command(*both(copy, "--epochs", 3)) == 0
+    assert (read(copy).seeds, read(copy).left_out) == ([3, 4], [])
+
+
+def test_how_it_runs_may_change(command, tmp_path):
+    assert command(tmp_path, "--epochs", 1) == 0
+    assert command(tmp_path, "--execution.epoch", "scan", "--execution.convolution", "patches") == 0
+    assert [row["step"] for row in rows(tmp_path)] == [3, 6]
+
+
+def test_a_crash_between_row_and_checkpoint_loses_nothing(finished, command, tmp_path, monkeypatch):
+    saves, save = [], checkpoints.Checkpoints.save
+
+    def crash(self, *arguments):
+        saves.append(arguments)
+        if len(saves) == 2:
+            raise MemoryError
+        save(self, *arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(checkpoints.Checkpoints, "save", crash)
+        patch.setattr(checkpoints.Checkpoints, "due", lambda self: True)
+        command(*both(tmp_path))
+    assert len(rows(tmp_path)) == 4
+    assert command(*both(tmp_path)) == 0
+    assert without_seconds(tmp_path) == without_seconds(finished)
+
+
+def test_a_stop_in_mid_epoch_counts_its_seconds_once(finished, command, tmp_path, monkeypatch, capsys):
+    """A group is cut in its second epoch; the same command ends with the bits of a run without a stop."""
+    with monkeypatch.context() as patch:
+        stop_in(patch, 4)
+        assert command(*both(tmp_path)) == 143
+    assert "stopped at step 4 of digits seeds 3 to 4; the state is saved" in capsys.readouterr().err
+    saved = checkpoints.latest(tmp_path / "checkpoints" / "seeds_3_to_4")
+    first = json.loads((tmp_path / "run.json").read_text())["seconds"]["train"]
+    cut = saved.metadata["epoch_seconds"]
+    assert saved.step == 4 and 0 < cut < first
+    assert command(*both(tmp_path)) == 0
+    assert without_seconds(tmp_path) == without_seconds(finished)
+    total = json.loads((tmp_path / "run.json").read_text())["seconds"]
+    assert total["train"] > first
+    epochs = sum(row["seconds"] for row in rows(tmp_path))
+    assert epochs == pytest.approx(total["train"] + total["evaluation"], abs=0.01)
+
+
+def test_a_checkpoint_beyond_the_epochs_asked_is_refused(command, tmp_path, monkeypatch, capsys):
+    """Else the weights from the middle of epoch 2 would be kept as those of epoch 1."""
+    with monkeypatch.context() as patch:
+        stop_in(patch, 4)
+        assert command(tmp_path) == 143
+    before = contents(tmp_path)
+    capsys.readouterr()
+    assert command(tmp_path, "--epochs", 1) == 2
+    error = capsys.readouterr().err
+    assert "seed 1 in epoch 2, beyond the 1 asked; ask for --epochs 2" in error and error.count("\n") == 1
+    assert contents(tmp_path) == before
+    assert command(tmp_path) == 0 and read(tmp_path).epochs == 2
+
+
+@pytest.mark.parametrize("where", ["predictions", "compiling", "before the second group"])
+def test_a_signal_outside_the_loop_is_not_swallowed(command, tmp_path, monkeypatch, capsys, where):
+    """Nothing more is trained, the exit code says so, and the same command ends the run."""
+    holder, name = {
+        "predictions": (group.folder, "write_predictions"),
+        "compiling": (session, "Program"),
+        "before the second group": (group, "_write_last"),
+    }[where]
+    original = getattr(holder, name)
+
+    def signalled(*arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        return original(*arguments)
+
+    flags = tmp_path, "--seeds", 2, "--execution.seeds-together", 1
+    with monkeypatch.context() as patch:
+        patch.setattr(holder, name, signalled)
+        assert command(*flags) == 130
+    assert "jaxdrill: stopped" in capsys.readouterr().err.splitlines()[-1]
+    trained = {row["seed"] for row in rows(tmp_path)} if (tmp_path / "metrics.jsonl").exists() else set()
+    assert trained == (set() if where == "compiling" else {1})
+    assert command(*flags) == 0 and read(tmp_path).seeds == [1, 2]
+
+
+@pytest.mark.parametrize("spoil", ["half a last line", "without the first", "gone"])
+def test_metrics_are_mended_from_the_checkpoints(copy, command, capsys, spoil):
+    file = copy / "metrics.jsonl"
+    text = file.read_text()
+    file.write_text(
+        {"half a last line": text[:-30], "without the first": text[text.index("\n") + 1 :], "gone": ""}[spoil]
+    )
+    assert command(*both(copy)) == 0
+    assert "metrics.jsonl was damaged; it is mended from the checkpoints" in capsys.readouterr().err
+    assert file.read_text() == text and read(copy).seeds == [3, 4]
+
+
+@pytest.mark.parametrize("gone", ["config.json", "run.json"])
+def test_what_decides_bits_is_kept_in_the_checkpoint_too(copy, command, capsys, gone):
+    (copy / gone).unlink()
+    flags = both(copy, "--epochs", 3)
+    assert command(*flags, "--optimizer.learning-rate", 0.02) == 2
+    assert "holds a run with optimizer.learning_rate = 0.01, now it is 0.02" in capsys.readouterr().err
+    assert command(*flags) == 0 and read(copy).epochs == 3
+
+
+def test_another_dataset_of_the_same_name_is_refused(copy, command, digits, monkeypatch, capsys):
+    other = digits.train_images[::-1].copy(), digits.train_labels, digits.test_images, digits.test_labels
+    monkeypatch.setattr(embedded, "digits", lambda: other)
+    assert command(*both(copy, "--epochs", 3)) == 2
+    assert "holds a run with dataset_sha256 = " in capsys.readouterr().err
+
+
+def test_one_process_a_folder(copy, tiny_recipe):
+    """The second is refused in one line; after a kill of the first the folder is free."""
+    code = f"""
+import time
+from pathlib import Path
+from jaxdrill.runs.resume import locked
+with locked(Path({str(copy)!r})):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+    holder = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "locked\n"
+    arguments = [sys.executable, "-m", "jaxdrill.main", "--step", tiny_recipe, "--workdir", copy, "--epochs", "3"]
+    refused = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert f"another process is training into {copy}" in refused.stderr and refused.stderr.count("\n") == 1
+    holder.kill()
+    holder.wait()
+    holder.stdout.close()
+    from jaxdrill.runs.resume import locked
+
+    with locked(copy):
+        pass
+
+
+def test_outside_the_main_thread(finished, tiny_recipe, tmp_path):
+    """Where Python allows no signal handlers; and the function does what the command does, to the same bits."""
+    done = []
+    call = threading.Thread(
+        target=lambda: done.append(jaxdrill.train(str(tiny_recipe), tmp_path / "run", seed=3, seeds=2, epochs=2))
+    )
+    call.start()
+    call.join()
+    assert done == [tmp_path / "run"]
+    assert without_seconds(done[0]) == without_seconds(finished)
+    metadata = json.loads((done[0] / "run.json").read_text())
+    assert metadata["command"][:6] == ["python", "-m", "jaxdrill.main", "--step", str(tiny_recipe), "--seed"]
+
+
+def test_held_out_images_are_evaluated_and_say_so(command, tmp_path, capsys, digits):
+    assert command(tmp_path, "--hold-out", 400) == 0
+    said = capsys.readouterr().out
+    assert "1,037 training and 400 validation images" in said and "validation " in said and "  test " not in said
+    assert {"validation_accuracy", "validation_loss", "validation_examples"} < set(rows(tmp_path)[0])
+    assert rows(tmp_path)[0]["validation_examples"] == 400 and "test_accuracy" not in rows(tmp_path)[0]
+    run = read(tmp_path)
+    assert (run.split, run.dataset, len(run.labels)) == ("validation", "digits (validation)", 400)
+    _, held = data.hold_out(digits, 400, "auto").train_labels, data.hold_out(digits, 400, "auto").test_labels
+    np.testing.assert_array_equal(run.labels, held)
+
+
+def test_a_schedule_with_a_horizon_is_not_continued_for_more_epochs(command, tmp_path, capsys):
+    flags = tmp_path, "--schedule.name", "triangle"
+    assert command(*flags, "--epochs", 1) == 0
+    assert command(*flags, "--epochs", 2) == 2
+    assert "holds a run with epochs = 1, now it is 2 (its schedule ends with the last epoch)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--optimizer.learning-rate", "0.02"], "with optimizer.learning_rate = 0.01, now it is 0.02; choose"),
+        (["--batch-size", "64"], "holds a run with batch_size = 512, now it is 64; choose another --workdir"),
+        (["--epochs", "1"], "holds seed 3 in epoch 2, beyond the 1 asked; ask for --epochs 2, or choose"),
+        (["--execution.matmul-precision", "bfloat16"], "with execution.matmul_precision = float32, now it is bfloat16"),
+        (["--hold-out", "100"], "holds a run with evaluate_on = test, now it is validation"),
+    ],
+)
+def test_a_folder_of_another_run_is_left_alone(finished, command, capsys, flags, message):
+    before = contents(finished)
+    assert command(finished, "--seed", 3, *flags) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert contents(finished) == before
+
+
+def test_a_damaged_folder(command, tmp_path, capsys):
+    (tmp_path / "config.json").write_text('{"half')
+    assert command(tmp_path) == 1
+    assert "is damaged" in capsys.readouterr().err
+    assert (tmp_path / "config.json").read_text() == '{"half'
+
+
+def test_a_workdir_that_cannot_be_used(command, tmp_path, capsys):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for workdir in (file, file / "below", Path("/proc/jaxdrill")):
+        assert command(workdir) == 1
+        error = capsys.readouterr().err
+        assert f"the workdir {workdir} cannot be used: " in error and error.count("\n") == 1
+    assert file.read_text() == "mine"
+
+
+def test_a_loss_that_is_not_finite(command, tmp_path, capsys):
+    assert command(tmp_path, "--optimizer.learning-rate", "1e30") == 1
+    error = capsys.readouterr().err
+    assert "by step" in error and "learning rate 1e+30" in error and error.count("\n") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {
+        ".lock",
+        "config.json",
+        "run.json",
+        "checkpoints",
+        "tensorboard",
+    }
+
+
+def test_a_batch_larger_than_the_data_writes_nothing(command, tmp_path, capsys):
+    assert command(tmp_path / "run", "--batch-size", 1438) == 2
+    assert "batch_size is 1438; allowed: at most 1437, the training images of digits" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_rows_are_the_writers(tmp_path):
+    write_rows(tmp_path, [{"seed": 1, "epoch": 0, "step": 3}])
+    assert rows(tmp_path) == [{"seed": 1, "epoch": 0, "step": 3}]
