@@ -25,9 +25,11 @@ def write_run(
     path.mkdir(parents=True)
     (path / "config.json").write_text(recipe.model_dump_json())
     made = {"versions": {"python": "3.11", "jax": "0.10"}, "devices": ["cpu:0 cpu"], "processor": "Abacus, 2 cores"}
-    metadata = {"format": folder.FORMAT, "command": ["python", "-m", "jaxdrill.main", "--step", step], "parameters": 9606,
-           "dataset": data, "dataset_sha256": f"sum of {data}", "split": split, "git_commit": "0" * 40, "earlier_sessions": [],
-           "seconds": {"data": 1.0, "compile": 4.0, "train": 90.0, "evaluation": 5.0}} | made | more  # fmt: skip
+    metadata = {
+        "format": folder.FORMAT, "command": ["python", "-m", "jaxdrill.main", "--step", step], "parameters": 9606,
+        "dataset": data, "dataset_sha256": f"sum of {data}", "split": split, "git_commit": "0" * 40,
+        "earlier_sessions": [], "seconds": {"data": 1.0, "compile": 4.0, "train": 90.0, "evaluation": 5.0},
+    } | made | more  # fmt: skip
     (path / "run.json").write_text(json.dumps(metadata))
     rows = [
         {"seed": seed, "epoch": epoch, "step": 469 * (epoch + 1), "learning_rate": 0.01, "train_loss": 0.1,

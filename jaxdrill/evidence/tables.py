@@ -70,12 +70,11 @@ def results(analyses: Sequence[Analysis]) -> Table:
     split = analyses[0].run.split
     rows = [
         [a.label, a.run.dataset, f"{a.run.metadata['parameters']:,}", f"{a.run.epochs}", f"{len(a.run.seeds)}",
-         percent(a.last), interval(a.last), percent(a.best), _notebook(a)]
+         percent(a.last), interval(a.last), percent(a.best), *([_notebook(a)] if a.has_target else [])]
         for a in analyses
     ]  # fmt: skip
-    header = ["step", "data", "parameters", "epochs", "seeds", f"last {split} %", "95 % interval", f"best {split} %",
-              "notebook's best % (epoch)"]  # fmt: skip
-    return Table(header, rows)
+    header = ["step", "data", "parameters", "epochs", "seeds", f"last {split} %", "95 % interval", f"best {split} %"]
+    return Table([*header, "notebook's best % (epoch)"] if analyses[0].has_target else header, rows)
 
 
 def comparisons(analyses: Sequence[Analysis]) -> Table:

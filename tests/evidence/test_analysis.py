@@ -103,8 +103,8 @@ def test_longer_training_is_compared_with_shorter(tmp_path):
 
 def test_the_target_the_notebook_and_disputed_labels_are_of_mnists_test(tmp_path):
     curves, labels = {1: [0.98], 2: [0.99]}, np.zeros(10_000, np.uint8)
-    runs = [write_run(tmp_path / "a", "2", curves, labels=labels), write_run(tmp_path / "b", "2", curves, "digits", labels),
-            write_run(tmp_path / "c", "2", curves, labels=labels, split="validation")]  # fmt: skip
+    kinds = [{}, {"data": "digits"}, {"split": "validation"}]
+    runs = [write_run(tmp_path / f"{n}", "2", curves, labels=labels, **kind) for n, kind in enumerate(kinds)]
     found = [analysis.analyze([read(run)])[0] for run in runs]
     assert [each.has_target for each in found] == [True, False, False]
     assert [each.notebook is None for each in found] == [False, True, True]
