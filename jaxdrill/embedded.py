@@ -17,11 +17,11 @@ def digits() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     images, labels = images.reshape(-1, 8, 8), labels.astype(np.uint8)
     train, test = train_test_split(np.arange(len(labels)), test_size=360, random_state=0, stratify=labels)
     shifts = [(down, right) for down in (-1, 1) for right in (-1, 1)]
-    training = np.concatenate([_draw(images[train], scale, *shift) for scale in (2.25, 2.75) for shift in shifts])
-    return training, np.tile(labels[train], 8), _draw(images[test], 2.5, 0, 0), labels[test]
+    training = np.concatenate([draw(images[train], scale, *shift) for scale in (2.25, 2.75) for shift in shifts])
+    return training, np.tile(labels[train], 8), draw(images[test], 2.5, 0, 0), labels[test]
 
 
-def _draw(images: np.ndarray, scale: float, down: int, right: int) -> np.ndarray:
+def draw(images: np.ndarray, scale: float, down: int, right: int) -> np.ndarray:
     """Images float64[N, 8, 8], 0..16, enlarged by linear interpolation and shifted, to uint8[N, 28, 28, 1], 0..255.
     All sums are of multiples of 1/64, so they are exact on every machine."""
     out, source = np.arange(28) - 13.5, scale * (np.arange(8) - 3.5)  # pixels from the centre

@@ -1,12 +1,11 @@
 """Recipes and the messages for wrong ones."""
 
-import dataclasses
-
 import pytest
 from conftest import TINY
 
 from jaxdrill import config
 from jaxdrill.errors import UsageError
+from jaxdrill.recipe import Optimizer
 
 
 def changes(step: str, base: str) -> dict:
@@ -16,14 +15,35 @@ def changes(step: str, base: str) -> dict:
 
 
 def test_steps_are_those_of_the_drill():
-    assert config.steps() == ["1", "2", "3", "4", "4_adam", "5", "5_exponential"]
+    assert config.steps() == ["step_1", "step_2", "step_3", "step_4", "step_4_adam", "step_5", "step_5_exponential"]
+
+
+def test_the_order_of_the_drill():
+    """By the chain of `extends`, then in natural order; bases that are missing come by their own names."""
+    extends = {
+        "step_10": "step_9",
+        "step_9": "step_2",
+        "step_2": "step_1",
+        "step_1": "",
+        "mine": "step_2",
+        "own": "x",
+    }
+    assert config.drill_order(extends) == ["step_1", "step_2", "mine", "step_9", "step_10", "own"]
+    assert config.drill_order({"step_10": "step_1", "step_2": "step_1"}) == ["step_2", "step_10"]
+    assert config.drill_order({"step_5": "step_4", "step_2": "step_1"}) == ["step_2", "step_5"]
+
+
+def test_both_names_of_a_step():
+    assert config.load("step_4_adam") == config.load("4_adam")
+    with pytest.raises(UsageError, match=r"there is no step step_4_adm; did you mean 4_adam\?"):
+        config.load("step_4_adm")
 
 
 @pytest.mark.parametrize(
     ("step", "base", "expected"),
     [
         ("2", "1", {}),
-        ("3", "2", {"dropout.rate": 0.05, "dropout.after": (1, 2, 4, 5, 6)}),
+        ("3", "2", {}),
         ("4", "3", {"augmentation.rotation_degrees": 7.0, "optimizer.momentum": 0.95}),
         ("4_adam", "4", {"optimizer.name": "adam"}),
         ("5", "4", {"schedule.name": "step"}),
@@ -32,34 +52,63 @@ def test_steps_are_those_of_the_drill():
 )
 def test_each_step_is_one_change(step, base, expected):
     assert changes(step, base) == expected
+    old, new = config.load(base), config.load(step)
+    if step == "3":
+        dropped = [n for n, layer in enumerate(new.network) if getattr(layer, "dropout", 0) == 0.05]
+        assert dropped == [0, 1, 4, 5, 6]
+        without = [layer.model_copy(update={"dropout": 0.0}) if n in dropped else layer
+                   for n, layer in enumerate(new.network)]  # fmt: skip
+        assert tuple(without) == old.network
+    elif step != "2":
+        assert new.network == old.network
 
 
 def test_recipe_numbers():
     values = {name: value for name, _, value in config.options(config.load("5"))}
     assert values == {
         "goal": "99.4 % that stays, in under 15 epochs",
-        "epochs": 20, "batch_size": 128, "seed": 1, "seeds": 1, "data": "auto",
-        "dropout.rate": 0.05, "dropout.after": (1, 2, 4, 5, 6),
+        "epochs": 20, "batch_size": 128, "seed": 1, "seeds": 1, "data": "auto", "hold_out": 0, "evaluate_on": "auto",
         "augmentation.rotation_degrees": 7.0, "augmentation.rotation_fill": 1,
         "optimizer.name": "sgd", "optimizer.learning_rate": 0.01, "optimizer.momentum": 0.95,
         "optimizer.beta_1": 0.9, "optimizer.beta_2": 0.999, "optimizer.epsilon": 1e-8,
-        "schedule.name": "step", "schedule.factor": 0.1, "schedule.every_epochs": 5,
+        "schedule.name": "step", "schedule.factor": 0.1, "schedule.every_epochs": 5, "schedule.warmup": 0.2,
+        "loss.label_smoothing": 0.0, "average.decay": 0.0,
         "execution.epoch": "auto", "execution.seeds_together": 0, "execution.convolution": "auto",
+        "execution.matmul_precision": "float32",
     }  # fmt: skip
-    assert config.load("1").optimizer == config.load("3").optimizer == config.Optimizer("sgd", 0.01, 0.9)
+    assert config.load("1").optimizer == config.load("3").optimizer == Optimizer(momentum=0.9)
 
 
 def test_flags_override_the_recipe():
-    flags = {"optimizer.learning_rate": "2e-2", "epochs": "3", "dropout.after": "1,3", "schedule.name": "constant"}
-    loaded = config.load("5", flags)
     expected = config.load("5")
-    assert loaded == dataclasses.replace(
-        expected,
-        epochs=3,
-        optimizer=dataclasses.replace(expected.optimizer, learning_rate=0.02),
-        dropout=config.Dropout(0.05, (1, 3)),
-        schedule=dataclasses.replace(expected.schedule, name="constant"),
-    )
+    loaded = config.load("5", {"optimizer.learning_rate": "2e-2", "epochs": "3", "schedule.name": "constant"})
+    assert loaded.optimizer == expected.optimizer.model_copy(update={"learning_rate": 0.02})
+    assert (loaded.epochs, loaded.schedule.name) == (3, "constant")
+    kept = {"network", "augmentation", "execution", "batch_size", "seed"}
+    assert loaded.model_dump(include=kept) == expected.model_dump(include=kept)
+
+
+@pytest.mark.parametrize(("text", "number"), [(".02", 0.02), ("1e-3", 0.001), ("2", 2.0), ("0.5", 0.5)])
+def test_numbers_as_people_type_them(text, number):
+    assert config.load("5", {"optimizer.learning_rate": text}).optimizer.learning_rate == number
+
+
+def test_the_last_convolution_gives_logits(tmp_path, capsys):
+    """It has no ReLU unless that is asked for, which is worth a warning; those before it have one."""
+    file = tmp_path / "mine.toml"
+    file.write_text("network = [{ conv = 4, kernel = 5 }, { conv = 10, kernel = 24 }]")
+    assert [layer.relu for layer in config.load(str(file)).network] == [True, False]
+    assert capsys.readouterr().err == ""
+    file.write_text("network = [{ conv = 4, kernel = 5 }, { conv = 10, kernel = 24, relu = true }]")
+    assert [layer.relu for layer in config.load(str(file)).network] == [True, True]
+    assert "the last convolution has relu = true" in capsys.readouterr().err
+
+
+def test_a_network_of_ones_own_inherits_no_dropout(tmp_path):
+    """Its author sees errors of that network alone."""
+    (tmp_path / "mine.toml").write_text('extends = "step_5"\nnetwork = [{ conv = 10, kernel = 28 }]')
+    (layer,) = config.load(str(tmp_path / "mine.toml")).network
+    assert layer.dropout == 0
 
 
 def test_own_recipe_extends_a_built_in_one(tmp_path):
@@ -67,8 +116,8 @@ def test_own_recipe_extends_a_built_in_one(tmp_path):
     (tmp_path / "more.toml").write_text('extends = "mine"\nbatch_size = 64\n')
     loaded = config.load(str(tmp_path / "more.toml"))
     assert (loaded.name, loaded.epochs, loaded.batch_size) == ("more", 4, 64)
-    assert loaded.optimizer == config.Optimizer("sgd", 1.0, 0.95)
-    assert loaded.network == config.load("2").network
+    assert loaded.optimizer == Optimizer(learning_rate=1.0, momentum=0.95)
+    assert loaded.network == config.load("3").network
 
 
 @pytest.mark.parametrize(
@@ -79,10 +128,9 @@ def test_own_recipe_extends_a_built_in_one(tmp_path):
         ("optimizer.learning_rate", "inf", "allowed: a number above 0"),
         ("optimizer.learning_rate", "fast", "--optimizer.learning-rate is 'fast'; allowed: a number above 0"),
         ("optimizer.momentum", "1", "a number from 0 to below 1"),
-        ("dropout.rate", "1", "--dropout.rate is 1.0; allowed: a number from 0 to below 1"),
-        ("dropout.after", "9", "dropout.after is (9,); allowed: 1 to 8"),
-        ("dropout.after", "0", "whole numbers of at least 1"),
-        ("dropout.after", "true", "whole numbers of at least 1"),
+        ("epochs", "true", "--epochs is 'true'; allowed: a whole number of at least 1"),
+        ("loss.label_smoothing", "1", "--loss.label-smoothing is 1; allowed: a number from 0 to below 1"),
+        ("schedule.warmup", "0", "--schedule.warmup is 0; allowed: a number above 0 and below 1"),
         ("batch_size", "0", "--batch-size is 0; allowed: a whole number of at least 1"),
         ("batch_size", "1.5", "a whole number of at least 1"),
         ("epochs", "0", "--epochs is 0"),
@@ -92,7 +140,7 @@ def test_own_recipe_extends_a_built_in_one(tmp_path):
         ("augmentation.rotation_degrees", "181", "a number from 0 to 180"),
         ("augmentation.rotation_fill", "256", "a whole number from 0 to 255"),
         ("schedule.factor", "0", "a number above 0 and up to 1"),
-        ("schedule.name", "stepp", "one of constant, step, exponential; did you mean step?"),
+        ("schedule.name", "stepp", "one of constant, step, exponential, triangle; did you mean step?"),
         ("optimizer.name", "sdg", "did you mean sgd?"),
         ("data", "fashion-mnist", "did you mean fashion_mnist?"),
     ],
@@ -114,15 +162,25 @@ def test_a_flag_out_of_range(flag, text, message):
         ("", "network must be a list of layers"),
         ("network = []", "network must be a list of layers"),
         ("network = [{ conv = 3, pool = 'max' }]", "network[1] is {'conv': 3, 'pool': 'max'}"),
-        ("network = [{ kernel = 3 }]", "a layer with either conv or pool"),
+        ("network = [{ kernel = 3 }]", "a layer with one of conv, pool"),
         ("network = [3]", "network[1] is 3"),
         ("network = [{ conv = 0 }]", "network[1].conv is 0; allowed: a whole number of at least 1"),
         ("network = [{ conv = 3, kernal = 3 }]", "network[1].kernal is unknown; did you mean kernel?"),
-        ("network = [{ conv = true }]", "network[1].conv is True"),
+        ("network = [{ conv = true }]", "network[1].conv is True; allowed: a whole number of at least 1"),
+        (
+            "network = [{ conv = 10, kernel = 28, dropout = 1e-6 }]",
+            "network[1].dropout is 1e-06; allowed: 0, or a number",
+        ),
+        (
+            "network = [{ conv = 10, kernel = 28, dropout = 0.999999 }]",
+            "network[1].dropout is 0.999999; allowed: 0, or",
+        ),
+        ("network = [{ conv = 10, kernel = 28, dropout = 1 }]", "network[1].dropout is 1; allowed: a number from 0 to"),
+        (TINY + "dropout = { rate = 0.1, after = [1] }", "dropout is unknown"),
         ("network = [{ pool = 'min' }]", "network[1].pool is 'min'; allowed: one of max, average"),
         (TINY + "epoch = 3", "epoch is unknown; did you mean epochs?"),
         (TINY + "name = 'x'", "name is unknown"),
-        (TINY + "optimizer = 3", "optimizer is 3; allowed: a table [optimizer]"),
+        (TINY + "optimizer = 3", "optimizer is 3; allowed: a table"),
         (TINY + "[optimizer]\nlearning_rate = '0.1'", "optimizer.learning_rate is '0.1'; allowed: a number above 0"),
         (TINY + "[optimizer]\nmomentun = 0.1", "optimizer.momentun is unknown; did you mean momentum?"),
         (TINY + "[schedule]\nevery_epochs = 0", "schedule.every_epochs is 0"),

@@ -11,8 +11,9 @@ import warnings
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
-from jaxdrill import data
+from jaxdrill import data, embedded
 from jaxdrill.errors import RunError, UsageError
 
 
@@ -21,19 +22,56 @@ def same(a: data.Dataset, b: data.Dataset) -> bool:
 
 
 def cached() -> list[str]:
-    return [path.name for path in (data._cache() / "jaxdrill").glob("*")]
+    return [path.name for path in (data.cache_folder() / "jaxdrill").glob("*")]
 
 
-def test_digits_are_always_the_same(digits):
-    assert digits.train_images.shape == (1437, 28, 28, 1)
-    assert digits.test_images.shape == (360, 28, 28, 1)
-    assert (digits.train_images.min(), digits.train_images.max()) == (0, 255)
-    assert not digits.train_images[:, :2].any() and not digits.train_images[:, :, -2:].any()
-    assert np.bincount(digits.train_labels).min() >= 139 and np.bincount(digits.test_labels).min() >= 35
-    assert digits.sha256 == "11dbabf10302b035c0caf89ea2b49b6f07aaee2dcfb9885645444098e93d1844"
+def test_digits_are_always_the_same(all_digits):
+    assert all_digits.train_images.shape == (8 * 1437, 28, 28, 1)
+    assert all_digits.test_images.shape == (360, 28, 28, 1)
+    assert (all_digits.train_images.min(), all_digits.train_images.max()) == (0, 255)
+    assert np.bincount(all_digits.test_labels).min() >= 35
+    assert all_digits.sha256 == "bd2c9fe5d7280f5d670200fe49de4319d1a4726c14d795462b0a31a07b8ef61c"
 
 
-def test_idx_files_are_read_and_packed(small_files):
+def test_digits_are_drawn_from_parts_that_stay_apart(all_digits):
+    """Eight drawings of each training digit, and one of each test digit; no digit is in both parts."""
+    drawings = all_digits.train_images.reshape(8, 1437, -1)
+    labels = all_digits.train_labels.reshape(8, 1437)
+    assert (labels == labels[0]).all() and len(np.unique(drawings[:, 0], axis=0)) == 8
+    images = load_digits().data.reshape(-1, 8, 8)
+    test = embedded.draw(images, 2.5, 0, 0).reshape(len(images), -1)
+    train = embedded.draw(images, 2.25, -1, -1).reshape(len(images), -1)
+    in_test = {image.tobytes() for image in all_digits.test_images.reshape(360, -1)}
+    in_train = {image.tobytes() for image in drawings[0]}
+    parts = [(test[n].tobytes() in in_test, train[n].tobytes() in in_train) for n in range(len(images))]
+    assert parts.count((True, False)) == 360 and parts.count((False, True)) == 1437
+
+
+@pytest.mark.parametrize("count", [100, 400])
+def test_images_that_are_held_out(digits, count):
+    """The same at each call, of each class its share, and no longer trained on."""
+    held, again = (data.hold_out(digits, count, "auto") for _ in range(2))
+    assert same(held, again) and held.split == "validation"
+    assert (len(held.train_labels), len(held.test_labels)) == (1437 - count, count)
+    shares = np.bincount(digits.train_labels) * count / 1437
+    assert (abs(np.bincount(held.test_labels) - shares) <= 1).all()
+    both = np.concatenate([held.train_images, held.test_images]).reshape(1437, -1)
+    assert np.array_equal(np.unique(both, axis=0), np.unique(digits.train_images.reshape(1437, -1), axis=0))
+    test = data.hold_out(digits, count, "test")
+    assert test.split == "test" and np.array_equal(test.test_images, digits.test_images)
+    assert np.array_equal(test.train_images, held.train_images)
+
+
+def test_what_cannot_be_held_out(digits):
+    assert data.hold_out(digits, 0, "auto") is digits
+    for count in (1, 9, 1428, 1437, 10_000):
+        with pytest.raises(UsageError, match=f"hold_out is {count}; allowed for digits: 0, or from 10 to 1427"):
+            data.hold_out(digits, count, "auto")
+    with pytest.raises(UsageError, match="no images are held out; add --hold-out 10000"):
+        data.hold_out(digits, 0, "validation")
+
+
+def test_idx_files_are_read_and_packed(small_files, capsys):
     loaded = data.load("mnist", small_files)
     images = gzip.decompress((small_files / "train-images-idx3-ubyte.gz").read_bytes())[16:]
     assert loaded.train_images.tobytes() == images
@@ -41,6 +79,7 @@ def test_idx_files_are_read_and_packed(small_files):
     assert loaded.test_labels.tobytes() == labels
     assert (loaded.name, len(loaded.train_labels), len(loaded.test_labels)) == ("mnist", 30, 20)
     assert cached() == ["mnist.npz"]
+    assert capsys.readouterr().out == f"mnist is kept in {data.pack_file('mnist')} for later starts\n"
     assert same(data.load("mnist", offline=True), loaded)
     assert same(data.load("auto", small_files), loaded)
 
@@ -56,7 +95,7 @@ def test_a_packed_dataset_needs_neither_tfds_nor_network(small_files, monkeypatc
 
 def test_a_damaged_pack_is_made_anew(small_files):
     loaded = data.load("mnist", small_files)
-    pack = data._pack("mnist")
+    pack = data.pack_file("mnist")
     pack.write_bytes(pack.read_bytes()[:-300])
     assert same(data.load("mnist", small_files), loaded)
     assert same(data.load("mnist", offline=True), loaded)
@@ -193,7 +232,7 @@ def test_a_server_that_never_answers_is_given_up_within_five_seconds(small_files
 def test_tfds_registers_the_four_files_of_each_dataset():
     """In a process of its own, as `_registered` imports tfds there for the first time."""
     code = """
-from jaxdrill import data
+from jaxdrill import data, embedded
 import sys
 for name in ("mnist", "fashion_mnist", "kmnist"):
     registered = data._registered(name)

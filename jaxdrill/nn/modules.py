@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxdrill.nn import functional
-from jaxdrill.nn.architecture import layer_names, trace
-from jaxdrill.nn.layers import Conv, Layer
+from jaxdrill.nn.architecture import layer_names
+from jaxdrill.nn.layers import Conv, Flow, Layer
 
 
 def torch_uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -60,13 +60,14 @@ class Pooling(nnx.Module):
 class Network(nnx.Module):
     """The layers in order, each an attribute by its name: conv1, conv2, pool1."""
 
-    def __init__(self, layers: Sequence[Layer], convolution: str, rngs: nnx.Rngs) -> None:
-        self.names = tuple(layer_names(layers))
-        for name, layer, flow in zip(self.names, layers, trace(layers), strict=False):
+    def __init__(self, layers: Sequence[Layer], convolution: str, rngs: nnx.Rngs, channels: int = 1) -> None:
+        self.names, flow = tuple(layer_names(layers)), Flow(channels=channels)
+        for name, layer in zip(self.names, layers, strict=True):
             setattr(self, name, layer.module(flow.channels, convolution, rngs))
+            flow = layer.trace(flow)
 
     def __call__(self, x: jax.Array, train: bool, keys: jax.Array | None, axis: str | None) -> jax.Array:
         for number, name in enumerate(self.names):
             layer_keys = None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, number)
             x = getattr(self, name)(x, train, layer_keys, axis)
-        return x.reshape(x.shape[0], -1)
+        return x

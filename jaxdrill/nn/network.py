@@ -41,7 +41,7 @@ def apply(
     """
     chex.assert_shape(x, (None, SIDE, SIDE, 1))
     network = nnx.merge(graph, params, batch_stats)
-    logits = network(x, train, keys, axis)
+    logits = network(x, train, keys, axis).reshape(x.shape[0], -1)
     chex.assert_shape(logits, (x.shape[0], CLASSES))
     return logits, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
 

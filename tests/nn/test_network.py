@@ -1,33 +1,37 @@
 """Architectures, initialisation, dropout, and the layer table."""
 
-import dataclasses
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from jaxdrill import config, layers, models
+from jaxdrill import config
 from jaxdrill.errors import UsageError
+from jaxdrill.nn import functional, modules, network
+from jaxdrill.nn.architecture import Row, count_parameters, layer_table
+from jaxdrill.nn.layers import Conv, Flow, Layer, Pool
 
 STEPS = [("1", 194_884), *((step, 9_606) for step in ("2", "3", "4", "4_adam", "5", "5_exponential"))]
 
 
 def arrays(recipe, seed=0):
-    return models.init(recipe, jax.random.key(seed))
+    return network.init(recipe.network, jax.random.key(seed))
 
 
 @pytest.mark.parametrize(("step", "parameters"), STEPS)
 def test_parameters(step, parameters):
     recipe = config.load(step)
-    params, _ = jax.eval_shape(lambda key: models.init(recipe, key), jax.random.key(0))
+    params, _ = jax.eval_shape(lambda key: network.init(recipe.network, key), jax.random.key(0))
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == parameters
-    assert sum(row.parameters for row in models.layer_table(recipe)) == parameters
+    assert count_parameters(recipe.network) == parameters
 
 
 def test_layers_of_step_1():
-    rows = models.layer_table(config.load("1"))
+    rows = layer_table(config.load("1").network)
     assert [row.operations for row in rows[:2]] == [26 * 26 * 9 * 32, 24 * 24 * 9 * 32 * 64]
     assert [row.operations for row in rows[3:5]] == [0, 11 * 11 * 128 * 32]
     assert [row.parameters for row in rows] == [288, 18_432, 73_728, 0, 4_096, 18_432, 73_728, 1_280, 4_900]
@@ -35,7 +39,7 @@ def test_layers_of_step_1():
 
 
 def test_layers_of_step_2():
-    rows = models.layer_table(config.load("2"))
+    rows = layer_table(config.load("2").network)
     expected = [90 + 20, 1_440 + 32, 160 + 20, 0, 1_800 + 40, 2_880 + 32, 1_440 + 20, 1_440 + 32, 0, 160]
     assert [row.parameters for row in rows] == expected
     assert [row.side for row in rows] == [26, 24, 24, 12, 10, 8, 6, 6, 1, 1]
@@ -46,9 +50,8 @@ def test_layers_of_step_2():
 def test_the_layer_table_is_what_the_network_does():
     """The receptive field, by the gradient of one logit-map value: it reaches so many pixels and no more."""
     recipe = config.load("2")
-    network = recipe.network[:7]  # up to the 6x6 map, whose centre sees only pixels within the image
-    rows = models.layer_table(recipe)[:7]
-    net = models.Network(dataclasses.replace(recipe, network=network), "plain", models.nnx.Rngs(params=0))
+    rows = layer_table(recipe.network)[:7]  # up to the 6x6 map, whose centre sees only pixels within the image
+    net = modules.Network(recipe.network[:7], "plain", nnx.Rngs(params=0))
     side, channels = rows[-1].side, rows[-1].channels
 
     def value(x):
@@ -62,11 +65,8 @@ def test_the_layer_table_is_what_the_network_does():
 
 
 def test_dropout_stands_after_five_of_the_blocks():
-    dropped = ["dropout 0.05" in row.layer for row in models.layer_table(config.load("3"))]
+    dropped = ["dropout 0.05" in row.layer for row in layer_table(config.load("3").network)]
     assert dropped == [True, True, False, False, True, True, True, False, False, False]
-    net = models.Network(config.load("3"), "plain", models.nnx.Rngs(params=0))
-    rates = [layer.dropout_rate for layer in net.layers.layers if isinstance(layer, models.Block)]
-    assert rates == [0.05, 0.05, 0, 0.05, 0.05, 0.05, 0, 0]
 
 
 def test_initial_weights_are_uniform_within_one_over_the_root_of_fan_in():
@@ -81,7 +81,7 @@ def test_initial_weights_are_uniform_within_one_over_the_root_of_fan_in():
     assert batch_stats == {}
     reference = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
     theirs = reference(jax.random.key(0), (3, 3, 64, 128))
-    ours = models.torch_uniform(jax.random.key(0), (3, 3, 64, 128))
+    ours = modules.torch_uniform(jax.random.key(0), (3, 3, 64, 128))
     np.testing.assert_allclose(np.std(ours), np.std(theirs), rtol=0.01)
     np.testing.assert_allclose(np.abs(ours).max(), np.abs(theirs).max(), rtol=1e-4)
 
@@ -100,34 +100,32 @@ def test_steps_with_the_same_network_start_with_the_same_weights():
 
 
 def test_no_two_layers_share_a_mask():
-    network = (config.Conv(4, 1), config.Conv(4, 1))
-    recipe = config.Config("x", network, dropout=config.Dropout(0.5, (1, 2)))
-    net = models.Network(recipe, "plain", models.nnx.Rngs(params=0))
+    net = modules.Network([Conv(conv=4, kernel=1, dropout=0.5)] * 2, "plain", nnx.Rngs(params=0))
     calls = []
 
     def spy(keys, x, rate):
         calls.append(np.asarray(original(keys, jnp.ones((8, 28, 28, 4)), rate)) == 0)
         return x
 
-    original, layers.dropout = layers.dropout, spy
+    original, functional.dropout = functional.dropout, spy
     try:
         net(jnp.ones((8, 28, 28, 1)), True, jax.random.split(jax.random.key(0), 8), None)
     finally:
-        layers.dropout = original
+        functional.dropout = original
     assert len(calls) == 2
     assert abs(np.mean(calls[0] == calls[1]) - 0.5) < 0.02
 
 
 def test_evaluation_neither_drops_nor_learns():
     recipe = config.load("3")
-    graph, (params, stats) = models.make_graph(recipe), arrays(recipe)
+    graph, (params, stats) = network.make_graph(recipe.network), arrays(recipe)
     x = jax.random.normal(jax.random.key(0), (4, 28, 28, 1))
-    logits, after = models.apply(graph, params, stats, x, train=False)
-    alone, _ = models.apply(graph, params, stats, x[:1], train=False)
+    logits, after = network.apply(graph, params, stats, x, train=False)
+    alone, _ = network.apply(graph, params, stats, x[:1], train=False)
     np.testing.assert_allclose(logits[:1], alone, atol=1e-5)
     assert jax.tree.all(jax.tree.map(np.array_equal, stats, after))
-    first, moved = models.apply(graph, params, stats, x, train=True, keys=jax.random.split(jax.random.key(1), 4))
-    second, _ = models.apply(graph, params, stats, x, train=True, keys=jax.random.split(jax.random.key(2), 4))
+    first, moved = network.apply(graph, params, stats, x, train=True, keys=jax.random.split(jax.random.key(1), 4))
+    second, _ = network.apply(graph, params, stats, x, train=True, keys=jax.random.split(jax.random.key(2), 4))
     assert not np.allclose(first, second)
     assert not any(jax.tree.leaves(jax.tree.map(np.array_equal, stats, moved)))
 
@@ -136,19 +134,83 @@ def test_evaluation_neither_drops_nor_learns():
 def test_images_of_another_shape_are_refused(shape):
     recipe = config.load("2")
     with pytest.raises(AssertionError):
-        models.apply(models.make_graph(recipe), *arrays(recipe), jnp.zeros(shape), train=False)
+        network.apply(network.make_graph(recipe.network), *arrays(recipe), jnp.zeros(shape), train=False)
 
 
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ([config.Conv(10, 29)], "network[1] is 29x29, larger than its input of 28x28"),
-        ([config.Pool("max", 14), config.Pool("max", 3)], "network[2] is 3x3, larger than its input of 2x2"),
-        ([config.Conv(10, 28), config.Conv(9, 1)], "the network ends in 1x1x9; it must end in 1x1x10"),
-        ([config.Conv(10, 3)], "the network ends in 26x26x10"),
+        ([Conv(conv=10, kernel=29)], "network[1] is 29x29, larger than its input of 28x28"),
+        ([Pool(pool="max", size=14), Pool(pool="max", size=3)], "network[2] is 3x3, larger than its input of 2x2"),
+        ([Conv(conv=10, kernel=28), Conv(conv=9, kernel=1)], "the network ends in 1x1x9; it must end in 1x1x10"),
+        ([Conv(conv=10)], "the network ends in 26x26x10"),
     ],
 )
 def test_a_network_that_does_not_fit(layers, message):
     with pytest.raises(UsageError) as error:
-        models.layer_table(config.Config("x", tuple(layers)))
+        layer_table(layers)
     assert message in str(error.value)
+
+
+def test_weights_have_names():
+    recipe = config.load("2")
+    params, stats = arrays(recipe)
+    weights = network.named_weights(params, stats)
+    assert weights["conv1.kernel"].shape == (3, 3, 1, 10) and weights["conv8.kernel"].shape == (1, 1, 16, 10)
+    norm = {name for name in weights if name.startswith("conv7.")}
+    assert norm == {"conv7.kernel", *(f"conv7.batch_norm.{leaf}" for leaf in ("scale", "bias", "mean", "var"))}
+    assert len(weights) == 8 + 7 * 4
+    chex.assert_trees_all_equal(network.from_named_weights(weights), (params, stats))
+    assert [row.name for row in layer_table(recipe.network)][2:5] == ["conv3", "pool1", "conv4"]
+
+
+class Residual(Layer):
+    """A kind of its own: its layers' output plus its input, which they must not change in shape."""
+
+    kind = "residual"
+    residual: tuple[Conv, ...]
+
+    def text(self) -> str:
+        return f"residual of {len(self.residual)}"
+
+    def trace(self, flow: Flow) -> Flow:
+        after = flow
+        for layer in self.residual:
+            after = layer.trace(after)
+        if (after.side, after.channels) != (flow.side, flow.channels):
+            raise UsageError("changes the shape of its input")
+        return after
+
+    def module(self, channels, convolution, rngs):
+        return Sum(modules.Network(self.residual, convolution, rngs, channels))
+
+
+class Sum(nnx.Module):
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __call__(self, x, train, keys, axis):
+        return x + self.inner(x, train, keys, axis)
+
+
+def test_a_new_kind_is_composed_of_others():
+    """Its shapes, parameters, names, gradients and batch statistics come without another file."""
+    block = Residual(residual=(Conv(conv=4, padding=1, batch_norm=True), Conv(conv=4, padding=1, dropout=0.5)))
+    layers = [Conv(conv=4), Pool(pool="max", size=13), block, Conv(conv=10, kernel=2, relu=False)]
+    table = layer_table(layers)
+    assert table[2] == Row("residual1", "residual of 2", 2, 4, 67, 2 * 144 + 8, 2 * 2 * 2 * 144)
+    graph, (params, stats) = network.make_graph(layers), network.init(layers, jax.random.key(0))
+    names = set(network.named_weights(params, stats))
+    assert {"residual1.inner.conv1.kernel", "residual1.inner.conv1.batch_norm.mean", "conv2.kernel"} < names
+    x = jax.random.normal(jax.random.key(1), (4, 28, 28, 1))
+    keys = jax.random.split(jax.random.key(2), 4)
+
+    def loss(params):
+        logits, moved = network.apply(graph, params, stats, x, train=True, keys=keys)
+        return (logits**2).sum(), moved
+
+    gradient, moved = jax.grad(loss, has_aux=True)(params)
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient))
+    assert not np.array_equal(moved["residual1"]["inner"]["conv1"]["batch_norm"]["mean"], np.zeros(4))
+    with pytest.raises(UsageError, match=r"network\[2\] changes the shape of its input"):
+        layer_table([Conv(conv=4), Residual(residual=(Conv(conv=5, padding=1),))])
