@@ -1,5 +1,7 @@
 """Learning-rate schedules and optax chains from the recipe."""
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from jaxdrill.recipe import Optimizer, Schedule
@@ -18,8 +20,12 @@ def make_schedule(schedule: Schedule, learning_rate: float, steps_per_epoch: int
         peak = max(1, round(schedule.warmup * total))
         rise = optax.linear_schedule(0.0, learning_rate, peak)
         return optax.join_schedules([rise, optax.linear_schedule(learning_rate, 0.0, max(1, total - peak))], [peak])
-    every = {"step": schedule.every_epochs, "exponential": 1}[schedule.name]
-    return optax.exponential_decay(learning_rate, steps_per_epoch * every, schedule.factor, staircase=True)
+    every = {"step": schedule.every_epochs, "exponential": 1}[schedule.name] * steps_per_epoch
+
+    def staircase(count: jax.typing.ArrayLike) -> jax.Array:  # optax's divides in float32: 2345 / 2345 may be below 1
+        return learning_rate * jnp.float32(schedule.factor) ** (jnp.asarray(count) // every).astype(jnp.float32)
+
+    return staircase
 
 
 def make_optimizer(optimizer: Optimizer, schedule: optax.Schedule) -> optax.GradientTransformationExtraArgs:

@@ -1,13 +1,22 @@
 """Sharing seeds and batches between devices, and compiling for them."""
 
+import os
 import subprocess
 import sys
 
+import chex
 import jax
+import jax.numpy as jnp
 import pytest
+from conftest import ROOT
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
-from jaxdrill import parallel
-from jaxdrill.config import Execution
+from jaxdrill import config
+from jaxdrill.errors import RunError
+from jaxdrill.recipe import Execution
+from jaxdrill.training import devices
+from jaxdrill.training.step import psum_tree
 
 
 @pytest.mark.parametrize(
@@ -16,33 +25,124 @@ from jaxdrill.config import Execution
      (2, 128, (2, 1)), (3, 128, (1, 2)), (4, 1, (2, 1))],
 )  # fmt: skip
 def test_devices_share_seeds_then_a_batch_evenly_or_not_at_all(seeds, batch_size, shape):
-    mesh = parallel.make_mesh(seeds, batch_size)
+    mesh = devices.make_mesh(seeds, batch_size)
     assert (mesh.axis_names, mesh.devices.shape) == (("seeds", "batch"), shape)
 
 
-def test_too_small_a_share_is_not_worth_a_device(monkeypatch):
-    monkeypatch.setattr(parallel, "SMALLEST_SHARE", 65)
-    assert parallel.make_mesh(1, 128).size == 1
+def test_too_small_a_shard_is_not_worth_a_device(monkeypatch):
+    monkeypatch.setattr(devices, "SMALLEST_SHARD", 65)
+    assert devices.make_mesh(1, 128).size == 1
+    assert devices.make_mesh(1, 128, jax.devices()[:1]).size == 1
 
 
-def test_strategies_by_backend(monkeypatch):
-    assert parallel.resolve(Execution(), 8) == Execution("steps", 2, "pairs")
-    assert parallel.resolve(Execution("chunks", 5, "plain"), 8) == Execution("chunks", 5, "plain")
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert parallel.resolve(Execution(), 8) == Execution("scan", 32, "patches")
-    assert parallel.resolve(Execution(), 1) == Execution("scan", 32, "plain")
-    assert parallel.compiler_options.__wrapped__() == {}
+@pytest.mark.parametrize(
+    ("count", "num_devices", "per_device", "together", "sizes"),
+    [
+        (3, 4, 1, 0, [3]),  # a seed a device, and a device idle
+        (3, 2, 1, 0, [2, 1]),  # in turn, never two on a CPU device
+        (5, 4, 1, 0, [4, 1]),
+        (5, 2, 1, 1, [1, 1, 1, 1, 1]),
+        (5, 2, 1, 4, [2, 2, 1]),
+        (10, 8, 32, 0, [10]),  # two on each of five
+        (11, 8, 32, 0, [10, 1]),
+        (40, 1, 32, 0, [32, 8]),
+        (10, 1, 4, 0, [4, 4, 2]),
+        (6, 1, 32, 4, [4, 2]),
+    ],
+)
+def test_seeds_are_grouped_evenly(count, num_devices, per_device, together, sizes):
+    groups = devices.plan_groups(range(7, 7 + count), num_devices, per_device, together)
+    assert [len(group) for group in groups] == sizes
+    assert [seed for group in groups for seed in group] == list(range(7, 7 + count))
+    for size in sizes:
+        used = max(n for n in range(1, num_devices + 1) if size % n == 0)
+        assert size // used <= per_device
+
+
+def test_strategies_by_platform():
+    assert devices.resolve(Execution(), "cpu", 1) == Execution(epoch="steps", convolution="pairs")
+    assert devices.resolve(Execution(), "gpu", 1) == Execution(epoch="scan", convolution="plain")
+    assert devices.resolve(Execution(), "tpu", 8) == Execution(epoch="scan", convolution="patches")
+    own = Execution(epoch="steps", seeds_together=5, convolution="plain", matmul_precision="bfloat16")
+    assert devices.resolve(own, "tpu", 8) == own
+    assert devices.compiler_options("gpu") == {}
+
+
+class Device:
+    """One that reports so many bytes of memory, or nothing."""
+
+    def __init__(self, platform, limit):
+        self.platform, self.limit = platform, limit
+
+    def memory_stats(self):
+        return self.limit and {"bytes_limit": self.limit}
+
+
+def test_as_many_seeds_as_the_memory_holds():
+    large, small = config.load("1"), config.load("5")
+    assert devices.most_seeds_per_device(large, Device("cpu", 2**40)) == 1
+    assert devices.most_seeds_per_device(small, Device("gpu", None)) == 32
+    assert devices.most_seeds_per_device(small, Device("gpu", 80 * 2**30)) == 32
+    assert devices.most_seeds_per_device(large, Device("gpu", 80 * 2**30)) == 32
+    fitting = devices.most_seeds_per_device(large, Device("tpu", 8 * 2**30))
+    assert 4 <= fitting < 32
+    assert 32 * devices.seed_bytes(large, "patches") > 10 * 2**30
+    assert devices.most_seeds_per_device(large, Device("tpu", 2**20)) == 1
+    plain = config.load("1", {"execution.convolution": "plain"})
+    assert fitting < devices.most_seeds_per_device(plain, Device("tpu", 8 * 2**30))
+
+
+@pytest.mark.parametrize(("seeds", "lower"), [(8, r"--execution.seeds-together \(now 8\)"), (1, "--batch-size")])
+def test_a_device_out_of_memory_is_one_line(seeds, lower):
+    message = f"too little memory for {seeds} seed.*choose a smaller {lower}"
+    with pytest.raises(RunError, match=message) as error, devices.explained_memory_errors(config.load("1"), seeds):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 bytes.\nx")
+    assert "\n" not in str(error.value)
+    with pytest.raises(jax.errors.JaxRuntimeError), devices.explained_memory_errors(config.load("1"), seeds):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+
+def test_windows_has_no_such_library(monkeypatch):
+    def refuse(name):
+        raise TypeError("LoadLibrary() argument 1 must be str, not None")
+
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(devices.ctypes, "CDLL", refuse)
+    devices.set_up(0)
+
+
+def test_a_process_that_runs_jax_already_is_told():
+    code = """
+import jax
+jax.devices()
+from jaxdrill.training import devices
+devices.cores = lambda: 3
+devices.set_up(0)
+"""
+    environment = {k: v for k, v in os.environ.items() if k not in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")}
+    done = subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=environment, capture_output=True)
+    assert b"JAX already runs with 1 device(s) instead of 3" in done.stderr
+
+
+def test_psum_tree():
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Auto,))
+
+    def summed(x):
+        return psum_tree({"a": x, "n": x[0].astype(jnp.int32)}, "batch")
+
+    found = jax.shard_map(summed, mesh=mesh, in_specs=P("batch"), out_specs=P(), check_vma=False)(jnp.arange(4.0))
+    chex.assert_trees_all_equal(found, {"a": jnp.array([2.0, 4.0]), "n": jnp.int32(2)})
 
 
 def test_an_option_that_this_compiler_lacks_is_left_out(monkeypatch):
-    monkeypatch.setattr(parallel, "CPU_OPTIONS", {"xla_no_such_option": True, "xla_cpu_enable_fast_min_max": False})
-    assert parallel.compiler_options.__wrapped__() == {"xla_cpu_enable_fast_min_max": False}
+    monkeypatch.setattr(devices, "CPU_OPTIONS", {"xla_no_such_option": True, "xla_cpu_enable_fast_min_max": False})
+    assert devices.compiler_options.__wrapped__("cpu") == {"xla_cpu_enable_fast_min_max": False}
 
 
 @pytest.mark.parametrize(("activation_bytes", "calls"), [(2**26, 2), (2**26 + 1, 3)])
 def test_memory_is_kept_between_steps(activation_bytes, calls):
     given = []
-    parallel._keep_memory(lambda option, value: given.append((option, value)) or 1, activation_bytes)
+    devices.keep_memory(lambda option, value: given.append((option, value)) or 1, activation_bytes)
     assert given == [(-3, 2**30), (-1, 2**31 - 1), (-8, 1)][:calls]
 
 
@@ -58,10 +158,10 @@ def test_each_core_is_a_device_unless_the_user_counts(environment, count, monkey
         monkeypatch.setenv(name, value)
     code = f"""
 import jax
-from jaxdrill import parallel
-parallel.set_up(0)
+from jaxdrill.training import devices
+devices.set_up(0)
 assert len(jax.devices("cpu")) == {count}, jax.devices("cpu")
-parallel.set_up(0)  # once more, with JAX running: nothing happens
+devices.set_up(0)  # once more, with JAX running: nothing happens
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -74,8 +174,8 @@ def test_compiled_programs_are_kept_where_the_user_says(own, monkeypatch, tmp_pa
         monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder))
     code = f"""
 import jax
-from jaxdrill import parallel
-parallel.set_up(0)
+from jaxdrill.training import devices
+devices.set_up(0)
 assert jax.config.jax_compilation_cache_dir.startswith({str(folder)!r})
 """
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -85,8 +185,8 @@ def test_without_a_place_to_keep_them_programs_are_compiled_anew(monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/none")
     code = """
 import jax
-from jaxdrill import parallel
-parallel.set_up(0)
+from jaxdrill.training import devices
+devices.set_up(0)
 assert jax.config.jax_compilation_cache_dir is None
 """
     subprocess.run([sys.executable, "-c", code], check=True)

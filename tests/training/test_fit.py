@@ -1,7 +1,10 @@
 """The training step against PyTorch, and the epoch, the evaluation and resuming against themselves."""
 
 import dataclasses
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import chex
@@ -10,85 +13,135 @@ import jax.numpy as jnp
 import numpy as np
 import parity_inputs
 import pytest
+from conftest import ROOT
 
-from jaxdrill import augment, config, metrics, models, optim, train
-from jaxdrill.data import Dataset
+from jaxdrill import config
+from jaxdrill.data import FILES, Dataset
 from jaxdrill.errors import RunError, UsageError
+from jaxdrill.nn import network
+from jaxdrill.nn.architecture import layer_table
+from jaxdrill.recipe import Average, Optimizer, Schedule
+from jaxdrill.training import devices, metrics, program, step
+from jaxdrill.training.augmentation import normalize
+from jaxdrill.training.fit import fit
+from jaxdrill.training.optimizer import make_optimizer, make_schedule
+from jaxdrill.training.program import Program
+from jaxdrill.training.random import Stream, root_key, stream
 
-GOLDEN = np.load(Path(__file__).parent / "golden" / "parity.npz")
+GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "parity.npz")
 
 
-def network_with(step):
-    """The step's graph, batch statistics, and parameters as in the PyTorch run; and where each convolution stands."""
-    recipe = dataclasses.replace(config.load(step.removeprefix("step_")), dropout=config.Dropout())
-    params, batch_stats = models.init(recipe, jax.random.key(0))
-    places = [n for n, layer in enumerate(recipe.network) if isinstance(layer, config.Conv)]
-    layers = params["layers"]["layers"]
-    for place, new in zip(places, parity_inputs.weights(step), strict=True):
-        layers[place]["convolution"]["kernel"] = new["kernel"].reshape(layers[place]["convolution"]["kernel"].shape)
+def network_with(name):
+    """The step's recipe and graph, and its arrays as in the PyTorch run; and the names of its convolutions."""
+    recipe = config.load(name)
+    params, batch_stats = network.init(recipe.network, jax.random.key(0))
+    convolutions = [row.name for row in layer_table(recipe.network) if row.name.startswith("conv")]
+    for layer, new in zip(convolutions, parity_inputs.weights(name), strict=True):
+        params[layer]["kernel"] = new["kernel"]
         if "scale" in new:
-            layers[place]["batch_norm"] = {"scale": jnp.array(new["scale"]), "bias": jnp.array(new["bias"])}
-    return recipe, models.make_graph(recipe), jax.tree.map(jnp.array, params), batch_stats, places
+            params[layer]["batch_norm"] = {"scale": jnp.array(new["scale"]), "bias": jnp.array(new["bias"])}
+    return recipe, network.make_graph(recipe.network), jax.tree.map(jnp.array, params), batch_stats, convolutions
 
 
 @pytest.mark.parametrize("step", ["step_1", "step_2"])
 @pytest.mark.parametrize("mode", ["train", "test"])
 def test_logits_agree_with_pytorch(step, mode):
     _, graph, params, batch_stats, _ = network_with(step)
-    x = augment.normalize(jnp.array(parity_inputs.batches()[0][0]))
-    logits, _ = models.apply(graph, params, batch_stats, x, train=mode == "train")
+    x = normalize(jnp.array(parity_inputs.batches()[0][0]))
+    logits, _ = network.apply(graph, params, batch_stats, x, train=mode == "train")
     np.testing.assert_allclose(logits, GOLDEN[f"{step}/logits_{mode}"], atol=1e-5)
 
 
 @pytest.mark.parametrize("case", list(parity_inputs.OPTIMIZERS))
 def test_20_training_steps_agree_with_pytorch(case):
-    step, name, momentum, learning_rate = parity_inputs.OPTIMIZERS[case]
-    recipe, graph, params, batch_stats, places = network_with(step)
-    settings = config.Optimizer(name, learning_rate, momentum)
-    optimizer = optim.make_optimizer(settings, optim.make_schedule(config.Schedule(), settings.learning_rate, 1))
+    name, optimizer_name, momentum, learning_rate = parity_inputs.OPTIMIZERS[case]
+    recipe, graph, params, batch_stats, convolutions = network_with(name)
+    settings = Optimizer(name=optimizer_name, learning_rate=learning_rate, momentum=momentum)
+    optimizer = make_optimizer(settings, make_schedule(Schedule(), settings.learning_rate, 1, 1))
     images, labels = parity_inputs.batches()
     losses = []
+    chex.clear_trace_counter()
     # optax.adam mixes int32 and float32
-    with jax.numpy_dtype_promotion("standard" if name == "adam" else "strict"):
-        state = train.TrainState(jnp.int32(0), params, batch_stats, optimizer.init(params))
-        train_step = jax.jit(train.make_train_step(recipe, graph, optimizer))
+    with jax.numpy_dtype_promotion("standard" if optimizer_name == "adam" else "strict"):
+        state = step.TrainState(jnp.int32(0), params, batch_stats, optimizer.init(params))
+        train_step = jax.jit(chex.assert_max_traces(step.make_train_step(recipe, graph, optimizer), n=1))
         for image_batch, label_batch in zip(images, labels, strict=True):
             state, sums = train_step(state, image_batch, label_batch, jax.random.key(0))
             losses.append(sums.mean_loss)
     np.testing.assert_allclose(losses, GOLDEN[f"{case}/losses"], rtol=1e-4)
     assert int(state.step) == parity_inputs.STEPS
-    if step == "step_1":
+    if name == "step_1":
         return
-    layers, stats = state.params["layers"]["layers"], state.batch_stats["layers"]["layers"]
-    for number, place in enumerate(places):
-        expected = GOLDEN[f"{case}/kernel/{number}"]
-        kernel = layers[place]["convolution"]["kernel"].reshape(expected.shape)
-        np.testing.assert_allclose(kernel, expected, atol=1e-4)
-        if "batch_norm" not in layers[place]:
+    rows = {row.name: row for row in layer_table(recipe.network)}
+    for number, layer in enumerate(convolutions):
+        np.testing.assert_allclose(state.params[layer]["kernel"], GOLDEN[f"{case}/kernel/{number}"], atol=1e-4)
+        if "batch_norm" not in state.params[layer]:
             continue
+        norm, stats = state.params[layer]["batch_norm"], state.batch_stats[layer]["batch_norm"]
         for leaf in ("scale", "bias"):
-            np.testing.assert_allclose(layers[place]["batch_norm"][leaf], GOLDEN[f"{case}/{leaf}/{number}"], atol=1e-4)
-        np.testing.assert_allclose(
-            stats[place]["batch_norm"]["mean"], GOLDEN[f"{case}/mean/{number}"], rtol=1e-3, atol=1e-4
-        )
+            np.testing.assert_allclose(norm[leaf], GOLDEN[f"{case}/{leaf}/{number}"], atol=1e-4)
+        np.testing.assert_allclose(stats["mean"], GOLDEN[f"{case}/mean/{number}"], rtol=1e-3, atol=1e-4)
         # Ours is biased, PyTorch's is not: the same weighted sum of batch variances, but each times n / (n - 1).
-        values = parity_inputs.BATCH * models.layer_table(recipe)[place].side ** 2
+        values = parity_inputs.BATCH * rows[layer].side ** 2
         start = 0.9**parity_inputs.STEPS
-        unbiased = start + (stats[place]["batch_norm"]["var"] - start) * values / (values - 1)
+        unbiased = start + (stats["var"] - start) * values / (values - 1)
         np.testing.assert_allclose(unbiased, GOLDEN[f"{case}/var/{number}"], rtol=1e-3, atol=1e-4)
-        np.testing.assert_allclose(
-            stats[place]["batch_norm"]["var"], GOLDEN[f"{case}/var/{number}"], rtol=2e-3, atol=1e-4
-        )
+        np.testing.assert_allclose(stats["var"], GOLDEN[f"{case}/var/{number}"], rtol=2e-3, atol=1e-4)
 
 
 @pytest.fixture(scope="module")
-def program(tiny, digits):
-    return train.Program(tiny, digits)
+def compiled(tiny, digits):
+    return Program(tiny, digits)
 
 
-def test_every_image_is_trained_once_an_epoch_in_a_new_order(program, digits):
-    key = program.root_keys([1])
-    orders = [np.asarray(program.shuffle(key, epoch))[0] for epoch in (0, 0, 1)]
+@pytest.fixture(scope="module")
+def pair(tiny, digits):
+    """Two seeds, one a device."""
+    return Program(tiny, digits, 2)
+
+
+def changed(recipe, **fields):
+    """The recipe with other values: `execution={"epoch": "scan"}` changes fields of a table."""
+    tables = {k: getattr(recipe, k).model_copy(update=v) if isinstance(v, dict) else v for k, v in fields.items()}
+    return recipe.model_copy(update=tables)
+
+
+def one(tree):
+    """A group's only seed."""
+    return jax.tree.map(lambda a: a[0], tree)
+
+
+def kept(tree):
+    """A copy: training on uses up a progress."""
+    return jax.tree.map(jnp.copy, tree)
+
+
+def results(program, seeds, progress=None):
+    """Every epoch's result, with a progress that lasts."""
+    return [dataclasses.replace(each, progress=kept(each.progress)) for each in fit(program, seeds, progress)]
+
+
+def progress_after(program, seeds, step):
+    """Where a run was cut after so many steps."""
+
+    class Cut(Exception):
+        pass
+
+    found = []
+
+    def cut(progress, done, losses, seconds):
+        if done == step:
+            found.append(kept(progress))
+            raise Cut
+
+    with pytest.raises(Cut):
+        list(fit(program, seeds, watch=cut))
+    return found[0]
+
+
+def test_every_image_is_trained_once_an_epoch_in_a_new_order(compiled, digits):
+    key = compiled.root_keys([1])
+    orders = [np.asarray(compiled.shuffle(key, epoch))[0] for epoch in (0, 0, 1)]
     for order in orders:
         assert np.array_equal(np.sort(order), np.arange(len(digits.train_labels)))
     assert np.array_equal(orders[0], orders[1])
@@ -96,15 +149,15 @@ def test_every_image_is_trained_once_an_epoch_in_a_new_order(program, digits):
     assert np.mean(orders[0] == np.sort(orders[0])) < 0.02
 
 
-def test_an_epoch_counts_every_image(program, digits):
-    results = list(train.fit(program, [1]))
-    assert [result.epoch for result in results] == [0, 1]
-    for epoch, result in enumerate(results):
+def test_an_epoch_counts_every_image(compiled, digits):
+    found = results(compiled, [1])
+    assert [result.epoch for result in found] == [0, 1]
+    for epoch, result in enumerate(found):
         assert int(one(result.train).count) == len(digits.train_labels) == 1437
         assert int(one(result.test).count) == 360
         assert result.step == int(result.progress.state.step[0]) == (epoch + 1) * 3  # batches of 512, 512 and 413
         assert int(one(result.progress.totals).count) == 0
-    assert one(results[1].train).mean_loss < one(results[0].train).mean_loss
+    assert one(found[1].train).mean_loss < one(found[0].train).mean_loss
 
 
 def test_batches_follow_the_order_and_the_last_one_is_short(digits):
@@ -113,30 +166,28 @@ def test_batches_follow_the_order_and_the_last_one_is_short(digits):
 
     def spy_step(state, images, labels, key):
         seen.append((np.asarray(images), np.asarray(labels)))
-        return dataclasses.replace(state, step=state.step + 1), metrics.Sums(
-            jnp.float32(1), labels.sum(), jnp.int32(labels.size)
-        )
+        sums = metrics.Sums(jnp.float32(1), labels.sum(), jnp.int32(labels.size))
+        return dataclasses.replace(state, step=state.step + 1), sums
 
     order = jnp.array(np.random.default_rng(0).permutation(1437).astype(np.int32))
-    progress = train.Progress(train.TrainState(jnp.int32(3), {}, {}, ()), metrics.zero())  # the second epoch
+    progress = step.Progress(step.TrainState(jnp.int32(3), {}, {}, ()), metrics.zero())  # the second epoch
+    data = jnp.array(digits.train_images), jnp.array(digits.train_labels)
     for size in (512, 512, 413):
-        batch_step = train.make_batch_step(spy_step, 3, 512, size, None)
-        progress, _ = batch_step(progress, (jnp.array(digits.train_images), jnp.array(digits.train_labels)), order,
-                                 jax.random.key(0))  # fmt: skip
+        launch = step.make_launch(spy_step, 1, 3, 512, size, None)
+        progress, _ = launch(progress, data, order, jax.random.key(0))
     assert np.array_equal(np.concatenate([labels for _, labels in seen]), digits.train_labels[order])
     assert np.array_equal(np.concatenate([images for images, _ in seen]), digits.train_images[order])
 
 
 @pytest.mark.parametrize("evaluation_batch", [1000, 70, 7])
 def test_evaluation_is_exact_for_any_batch(tiny, digits, monkeypatch, evaluation_batch):
-    monkeypatch.setattr(train, "EVALUATION_BATCH", evaluation_batch)
-    program = train.Program(tiny, digits)
-    state = program.start(program.root_keys([1])).state
-    sums, found = program.evaluate(state)
-    sums = one(sums)
-    state = one(state)
-    x = augment.normalize(jnp.array(digits.test_images))
-    logits, _ = models.apply(models.make_graph(tiny), state.params, state.batch_stats, x, train=False)
+    monkeypatch.setattr(program, "EVALUATION_BATCH", evaluation_batch)
+    compiled = Program(tiny, digits)
+    state = compiled.start(compiled.root_keys([1])).state
+    sums, found = compiled.evaluate(state)
+    sums, state = one(sums), one(state)
+    x = normalize(jnp.array(digits.test_images))
+    logits, _ = network.apply(network.make_graph(tiny.network), state.params, state.batch_stats, x, train=False)
     expected = metrics.sums(logits, digits.test_labels.astype(np.int32))
     assert (int(sums.count), int(sums.correct)) == (360, int(expected.correct))
     np.testing.assert_allclose(sums.mean_loss, expected.mean_loss, rtol=1e-5)
@@ -144,195 +195,227 @@ def test_evaluation_is_exact_for_any_batch(tiny, digits, monkeypatch, evaluation
     np.testing.assert_allclose(found[0], logits, rtol=1e-4, atol=1e-5)
 
 
-def test_seeds_of_the_same_number_are_paired_across_steps(digits):
-    """Steps 2 to 5 have one network: a seed starts from the same weights, in the same order."""
-    programs = [train.Program(config.load(step), digits) for step in ("2", "5")]
-    old, new = (program.start(program.root_keys([7])).state for program in programs)
+def test_seeds_of_the_same_number_are_paired_across_steps(tiny, digits):
+    """Recipes of one network: a seed starts from the same weights, in the same order."""
+    recipes = [tiny, changed(tiny, augmentation={"rotation_degrees": 0.0}, optimizer={"momentum": 0.5})]
+    programs = [Program(recipe, digits) for recipe in recipes]
+    old, new = (each.start(each.root_keys([7])).state for each in programs)
     chex.assert_trees_all_equal((old.params, old.batch_stats), (new.params, new.batch_stats))
-    orders = [np.asarray(program.shuffle(program.root_keys([7]), 3)) for program in programs]
-    np.testing.assert_array_equal(*orders)
+    np.testing.assert_array_equal(*(np.asarray(each.shuffle(each.root_keys([7]), 3)) for each in programs))
     other = programs[0].start(programs[0].root_keys([8])).state
-    assert not jax.tree.all(jax.tree.map(np.array_equal, old.params, other.params))
+    assert not np.array_equal(old.params["conv1"]["kernel"], other.params["conv1"]["kernel"])
 
 
 def test_no_program_is_queued_behind_another(tiny, digits, monkeypatch):
     """On two CPU devices queued programs that sum over the devices deadlock, and XLA then aborts the process."""
-    monkeypatch.setattr(train, "EVALUATION_BATCH", 7)
-    program = train.Program(tiny, digits)
+    monkeypatch.setattr(program, "EVALUATION_BATCH", 7)
+    compiled = Program(tiny, digits)
     ready = []
 
-    def spy(compiled):
+    def spy(original):
         def call(*arguments):
             ready.append(all(a.is_ready() for a in jax.tree.leaves(arguments[:2])))
-            return compiled(*arguments)
+            return original(*arguments)
 
         return call
 
-    keys = program.root_keys([1])
-    progress, orders = jax.block_until_ready((program.start(keys), program.shuffle(keys, 0)))
-    monkeypatch.setattr(program, "_compiled", {name: spy(each) for name, each in program._compiled.items()})
-    for call in program.calls(0):
-        progress, _ = program.train(progress, orders, keys, call)
-    program.evaluate(jax.block_until_ready(progress.state))
+    keys = compiled.root_keys([1])
+    progress, orders = jax.block_until_ready((compiled.start(keys), compiled.shuffle(keys, 0)))
+    monkeypatch.setattr(compiled, "compiled", {name: spy(each) for name, each in compiled.compiled.items()})
+    for launch in compiled.launches(0):
+        progress, _ = compiled.train(progress, orders, keys, launch)
+    compiled.evaluate(jax.block_until_ready(progress.state))
     assert len(ready) == 3 + 45 and all(ready)
 
 
-def one(tree):
-    """A group's only seed."""
-    return jax.tree.map(lambda a: a[0], tree)
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(compiled):
+    first, again, other = ([result.progress for result in results(compiled, [seed])] for seed in (1, 1, 2))
+    chex.assert_trees_all_equal(first, again)
+    assert not np.array_equal(first[-1].state.params["conv1"]["kernel"], other[-1].state.params["conv1"]["kernel"])
 
 
-def same(a, b):
-    return jax.tree.all(jax.tree.map(np.array_equal, a, b))
-
-
-def test_the_same_seed_gives_the_same_bits_and_another_does_not(program):
-    first, again, other = ([result.progress for result in train.fit(program, [seed])] for seed in (1, 1, 2))
-    assert same(first, again)
-    assert not same(first[-1].state.params, other[-1].state.params)
+def test_the_environments_random_generator_changes_nothing(tiny_recipe, compiled, digits, tmp_path):
+    """Neither another one, nor the older layout of the same."""
+    code = """
+import sys, numpy as np, jax
+from jaxdrill import config, data
+from jaxdrill.training.fit import fit
+from jaxdrill.training.program import Program
+from jaxdrill.training.random import Stream, root_key, stream
+few = np.load(sys.argv[2])
+digits = data.Dataset("digits", *(few[name] for name in data.FILES))
+*_, last = fit(Program(config.load(sys.argv[1]), digits), [1])
+np.save(sys.argv[3], last.logits)
+"""
+    np.savez(tmp_path / "few.npz", **{name: getattr(digits, name) for name in FILES})
+    files = [tiny_recipe, tmp_path / "few.npz", tmp_path / "logits.npy"]
+    environment = {"JAX_DEFAULT_PRNG_IMPL": "rbg", "JAX_THREEFRY_PARTITIONABLE": "0", "JAX_NUM_CPU_DEVICES": "2"}
+    subprocess.run([sys.executable, "-c", code, *files], check=True, cwd=ROOT, env=os.environ | environment)
+    assert np.array_equal(np.load(tmp_path / "logits.npy"), results(compiled, [1])[-1].logits)
 
 
 @pytest.mark.parametrize("stop_at", [1, 2, 3, 4])
-def test_continuing_from_any_step_gives_the_same_bits(program, stop_at):
-    class Cut(Exception):
-        pass
-
-    kept = []
-
-    def cut(progress, step, losses):
-        if step == stop_at:
-            kept.append(progress)
-            raise Cut
-
-    whole = list(train.fit(program, [1]))
-    with pytest.raises(Cut):
-        list(train.fit(program, [1], watch=cut))
-    if (
-        stop_at == 3
-    ):  # between the last batch and the evaluation there is no stop: an epoch's end is where it is yielded
-        kept = [whole[0].progress]
-    rest = list(train.fit(program, [1], kept[0]))
+@pytest.mark.parametrize("seeds", [[1], [1, 2]])
+def test_continuing_from_any_step_gives_the_same_bits(compiled, pair, stop_at, seeds):
+    each = compiled if len(seeds) == 1 else pair
+    whole = results(each, seeds)
+    # Between the last batch and the evaluation there is no stop: an epoch's end is where it is yielded.
+    progress = kept(whole[0].progress) if stop_at == 3 else progress_after(each, seeds, stop_at)
+    rest = results(each, seeds, progress)
     assert [result.epoch for result in rest] == ([0, 1] if stop_at < 3 else [1])
     for result in rest:
         expected = whole[result.epoch]
-        assert same((result.progress, result.train, result.test), (expected.progress, expected.train, expected.test))
+        chex.assert_trees_all_equal(
+            (result.progress, result.train, result.test), (expected.progress, expected.train, expected.test)
+        )
+
+
+def test_a_progress_is_used_up(compiled):
+    """Its memory serves the next one."""
+    keys = compiled.root_keys([1])
+    progress, orders = compiled.start(keys), compiled.shuffle(keys, 0)
+    compiled.train(progress, orders, keys, next(compiled.launches(0)))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves((progress.state.params, progress.state.opt_state)))
 
 
 def test_two_devices_compute_what_one_does(tiny, digits, monkeypatch):
     """Dropout, rotation, order and batch norm are those of the whole batch, however many devices share it."""
-    constant = dataclasses.replace(tiny, batch_size=480)  # 480, 480 and 477: the devices cannot share the last
-    results = []
-    for smallest_share in (32, 480):
-        monkeypatch.setattr("jaxdrill.parallel.SMALLEST_SHARE", smallest_share)
-        program = train.Program(constant, digits)
-        *_, last = train.fit(program, [1])
-        results.append((program.mesh.size, one(last.progress.state), one(last.train)))
-    (two, state, sums), (single, alone, alone_sums) = results
+    constant = changed(tiny, batch_size=480)  # 480, 480 and 477: the devices cannot share the last
+    found = []
+    for smallest_shard in (32, 480):
+        monkeypatch.setattr(devices, "SMALLEST_SHARD", smallest_shard)
+        each = Program(constant, digits)
+        last = results(each, [1])[-1]
+        found.append((each.mesh.size, one(last.progress.state), one(last.train)))
+    (two, state, sums), (single, alone, alone_sums) = found
     assert (two, single) == (2, 1)
     np.testing.assert_allclose(sums.mean_loss, alone_sums.mean_loss, rtol=1e-4)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), state.params, alone.params)
+    chex.assert_trees_all_close(state.params, alone.params, atol=1e-3)
+
+
+def test_one_device_sums_over_no_others(tiny, digits, compiled, pair):
+    """An all-reduce is only where a batch is sharded, and then two for batch norm and one for everything else."""
+
+    def count(each):
+        return each.compiled[next(each.launches(0))].as_text().count(" all-reduce(")
+
+    assert count(compiled) > 0 and count(pair) == 0
 
 
 def final(recipe, digits, seeds, **execution):
     """The last epoch's training sums and test sums, and the parameters."""
-    recipe = dataclasses.replace(recipe, execution=config.Execution(**execution))
-    *_, last = train.fit(train.Program(recipe, digits, len(seeds)), seeds)
+    last = results(Program(changed(recipe, execution=execution), digits, len(seeds)), seeds)[-1]
     return last.train, last.test, last.progress.state.params
 
 
-@pytest.mark.parametrize("epoch", ["chunks", "scan"])
-def test_however_an_epoch_runs_it_computes_the_same(tiny, digits, epoch, monkeypatch):
-    monkeypatch.setattr(train, "CHUNK", 4)
-    small = dataclasses.replace(tiny, batch_size=240)  # 5 full batches, and a rest of 237
-    steps, other = (final(small, digits, [1], epoch=each) for each in ("steps", epoch))
-    assert int(other[0].count[0]) == 1437
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-3), steps, other)
+def test_however_an_epoch_runs_it_computes_the_same(tiny, digits):
+    small = changed(tiny, batch_size=240)  # 5 full batches, and a rest of 237
+    steps, scan = (final(small, digits, [1], epoch=each) for each in ("steps", "scan"))
+    assert int(scan[0].count[0]) == 1437
+    chex.assert_trees_all_close(steps, scan, rtol=2e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("convolution", ["pairs", "patches"])
 def test_however_convolutions_are_computed_the_result_is_the_same(tiny, digits, convolution):
     plain, other = (final(tiny, digits, [1], convolution=each) for each in ("plain", convolution))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-3), plain, other)
+    chex.assert_trees_all_close(plain, other, rtol=2e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("together", [2, 3, 4])  # one a device; all on one device; two on each device
-def test_seeds_trained_together_are_those_trained_alone(tiny, digits, together):
-    seeds = range(5, 5 + together)
-    group = final(tiny, digits, seeds)
+@pytest.mark.parametrize(
+    ("seeds", "execution"),
+    [
+        ([5, 6], {}),  # one a device
+        ([5, 6, 7], {}),  # in turn on one device
+        ([5, 6, 7], {"epoch": "scan", "convolution": "patches"}),  # as on an accelerator: by vmap
+        ([5, 6, 7, 8], {"epoch": "scan", "convolution": "patches"}),  # two on each of two devices
+    ],
+)
+def test_seeds_trained_together_are_those_trained_alone(tiny, digits, compiled, seeds, execution):
+    group = final(tiny, digits, seeds, **execution)
     for n, seed in enumerate(seeds):
-        alone = jax.tree.map(lambda a: a[0], final(tiny, digits, [seed]))
+        last = results(compiled, [seed])[-1]
+        alone = one((last.train, last.test, last.progress.state.params))
         mine = jax.tree.map(lambda a, n=n: a[n], group)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3), mine, alone)
+        chex.assert_trees_all_close(mine, alone, rtol=2e-3, atol=2e-3)
 
 
-def test_a_resume_within_a_chunk(tiny, digits):
-    """Progress from steps, continued by a scan, which then has to begin within an epoch."""
-    kept = []
-    program = train.Program(tiny, digits)
-    whole = list(train.fit(program, [1], watch=lambda progress, step, losses: kept.append(progress)))
-    scan = train.Program(dataclasses.replace(tiny, execution=config.Execution("scan")), digits)
-    rest = list(train.fit(scan, [1], kept[0]))  # after the first of 3 steps
+def test_a_scan_may_begin_within_an_epoch(tiny, digits, compiled):
+    """Progress from steps, continued by a scan."""
+    whole = results(compiled, [1])
+    scan = Program(changed(tiny, execution={"epoch": "scan"}), digits)
+    rest = results(scan, [1], progress_after(compiled, [1], 1))  # of 3 steps
     assert [result.step for result in rest] == [3, 6]
     assert int(one(rest[0].train).count) == 1437
     np.testing.assert_allclose(one(rest[1].train).mean_loss, one(whole[1].train).mean_loss, rtol=1e-3)
 
 
-def test_the_diverging_seed_of_a_group_is_named(tiny, digits):
-    program = train.Program(tiny, digits, 2)
-    progress = program.start(program.root_keys([7, 8]))
+@pytest.mark.parametrize(("precision", "algorithm"), [("float32", "HIGHEST"), ("bfloat16", "DEFAULT")])
+def test_products_have_the_precision_of_the_recipe(tiny, digits, precision, algorithm):
+    execution = {"matmul_precision": precision, "convolution": "plain"}
+    each = Program(changed(tiny, execution=execution), digits)
+    with each._numerics():
+        text = each._launch(1, 512).as_text()
+    kinds = set(re.findall(r"precision_config = \[#stablehlo<precision (\w+)>", text)) or {"DEFAULT"}
+    assert kinds == {algorithm}
+
+
+def test_an_average_of_the_weights_is_evaluated(tiny, digits, compiled):
+    averaged = Program(changed(tiny, average=Average(decay=0.9).model_dump()), digits)
+    last, plain = results(averaged, [1])[-1], results(compiled, [1])[-1]
+    assert plain.progress.state.average is None
+    chex.assert_trees_all_equal(last.progress.state.params, plain.progress.state.params)
+    params, batch_stats = one(step.evaluated_weights(last.progress.state))
+    x = normalize(jnp.array(digits.test_images))
+    logits, _ = network.apply(network.make_graph(tiny.network), params, batch_stats, x, train=False)
+    np.testing.assert_allclose(last.logits[0], logits, rtol=1e-4, atol=1e-4)
+    assert not np.allclose(last.logits, plain.logits, atol=1e-2)
+    rest = results(averaged, [1], progress_after(averaged, [1], 2))
+    chex.assert_trees_all_equal(rest[-1].progress, last.progress)
+
+
+def test_the_average_by_hand():
+    """Decays of 1/10, 2/11 and then 0.15."""
+    average = {"a": jnp.float32(0)}
+    for n, expected in enumerate([0.9, 0.9 * 2 / 11 + 9 / 11, 0]):
+        decay = min(0.15 if n == 2 else 1, (1 + n) / (10 + n))
+        if n == 2:
+            expected = float(average["a"]) * decay + (1 - decay)
+        average = step.update_average(0.15 if n == 2 else 0.99, jnp.int32(n), average, {"a": jnp.float32(1)})
+        np.testing.assert_allclose(average["a"], expected, rtol=1e-6)
+    assert step.update_average(0.0, jnp.int32(0), None, {"a": jnp.float32(1)}) is None
+
+
+def test_the_diverging_seed_of_a_group_is_named(pair):
+    progress = pair.start(pair.root_keys([7, 8]))
     broken = jax.tree.map(lambda a: a.at[1].set(jnp.nan) if a.dtype == jnp.float32 else a, progress)
-    with pytest.raises(RunError, match="the loss of seed 8 is nan by step 0"):
-        list(train.fit(program, [7, 8], jax.device_put(broken, program.sharding)))
+    with pytest.raises(RunError, match=r"the loss of seed 8 is nan by step 0 \(epoch 1\)"):
+        list(fit(pair, [7, 8], jax.device_put(broken, pair.sharding)))
 
 
 def test_a_loss_that_is_not_finite_stops_at_once(tiny, digits):
-    wild = dataclasses.replace(tiny, optimizer=config.Optimizer("sgd", 1e30, 0.9), dropout=config.Dropout())
-    steps = []
+    wild, steps = changed(tiny, optimizer={"learning_rate": 1e30}), []
     with pytest.raises(RunError) as error:
-        list(train.fit(train.Program(wild, digits), [1], watch=lambda progress, step, losses: steps.append(losses)))
-    step = int(re.search(r"by step (\d+)", str(error.value))[1])
-    assert step == len(steps) < 3
+        list(fit(Program(wild, digits), [1], watch=lambda progress, step, losses, seconds: steps.append(losses)))
+    stopped = int(re.search(r"by step (\d+)", str(error.value))[1])
+    assert stopped == len(steps) < 3
     assert np.isfinite(steps).all()
-    assert re.match(
-        r"the loss of seed 1 is (nan|inf) by step \d \(epoch 0\), learning rate 1e\+30; try", str(error.value)
-    )
-
-
-def test_the_step_is_traced_once(tiny, digits, monkeypatch):
-    traces = []
-    original = models.apply
-    monkeypatch.setattr(models, "apply", lambda *a, **k: traces.append(a[3].shape[0]) or original(*a, **k))
-    list(train.fit(train.Program(tiny, digits), [1]))
-    assert sorted(traces) == [180, 256, 413]
+    message = r"the loss of seed 1 is (nan|inf) by step \d \(epoch 1\), learning rate 1e\+30; try"
+    assert re.match(message, str(error.value))
 
 
 def test_a_batch_larger_than_the_data(tiny, digits):
-    with pytest.raises(UsageError, match="batch_size is 2000; digits has only 1437 training images"):
-        train.Program(dataclasses.replace(tiny, batch_size=2000), digits)
+    with pytest.raises(UsageError, match="batch_size is 2000; allowed: at most 1437, the training images of digits"):
+        Program(changed(tiny, batch_size=2000), digits)
 
 
 def test_a_batch_may_be_all_of_the_data(tiny):
     few = np.zeros((5, 28, 28, 1), np.uint8), np.arange(5, dtype=np.uint8)
-    recipe = dataclasses.replace(tiny, batch_size=5, epochs=1)
-    (result,) = train.fit(train.Program(recipe, Dataset("few", *few, *few)), [1])
+    recipe = changed(tiny, batch_size=5, epochs=1)
+    (result,) = results(Program(recipe, Dataset("few", *few, *few)), [1])
     assert (int(one(result.train).count), int(one(result.test).count), result.step) == (5, 5, 1)
 
 
 def test_streams_share_no_key():
-    key = jax.random.key(0)
-    data = [
-        tuple(np.asarray(jax.random.key_data(train.stream(key, which, n)))) for which in train.Stream for n in range(50)
-    ]
-    assert len(set(data)) == len(data) == 200
-
-
-@pytest.mark.parametrize("seed", [1])
-def test_mnist_one_epoch(seed, mnist_dir):
-    from jaxdrill import data
-
-    recipe = dataclasses.replace(config.load("2"), epochs=1)
-    (result,) = train.fit(train.Program(recipe, data.load("mnist", mnist_dir)), [seed])
-    assert int(one(result.test).count) == 10_000
-    assert int(one(result.train).count) == 60_000
-    assert result.step == 469
-    assert one(result.test).accuracy > 0.96  # the notebook's first epoch: 97.85 %
+    key = root_key(0)
+    data = [tuple(np.asarray(jax.random.key_data(stream(key, which, n)))) for which in Stream for n in range(50)]
+    assert len(set(data)) == len(data)

@@ -3,7 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdrill import metrics
+from jaxdrill.recipe import Loss
+from jaxdrill.training import metrics
 
 
 def test_sums_by_hand():
@@ -31,3 +32,14 @@ def test_the_batch_size_does_not_matter():
         total = total + metrics.sums(logits[first : first + 32], labels[first : first + 32])
     assert (int(total.correct), int(total.count)) == (int(whole.correct), 101)
     np.testing.assert_allclose(total.mean_loss, whole.mean_loss, rtol=1e-6)
+
+
+def test_label_smoothing_is_of_the_loss_alone():
+    """By hand: a tenth of the target spread over two classes is 0.95 and 0.05; the metrics stay as they are."""
+    logits, labels = jnp.array([[0.0, 2.0], [1.0, 0.0]]), jnp.array([1, 0])
+    right, wrong = np.log1p(np.exp([-2.0, -1.0])), np.log1p(np.exp([2.0, 1.0]))
+    plain = metrics.training_loss(Loss(), logits, labels)
+    np.testing.assert_allclose(plain, right.sum(), rtol=1e-6)
+    np.testing.assert_allclose(metrics.sums(logits, labels).loss, right.sum(), rtol=1e-6)
+    smoothed = metrics.training_loss(Loss(label_smoothing=0.1), logits, labels)
+    np.testing.assert_allclose(smoothed, (0.95 * right + 0.05 * wrong).sum(), rtol=1e-6)

@@ -6,21 +6,33 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdrill import config, optim
+from jaxdrill import config
+from jaxdrill.recipe import Schedule
+from jaxdrill.training.optimizer import make_schedule
 
-GOLDEN = np.load(Path(__file__).parent / "golden" / "parity.npz")
+GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "parity.npz")
 
 
 @pytest.mark.parametrize(("step", "name"), [("5", "step"), ("5_exponential", "exponential")])
 @pytest.mark.parametrize("steps_per_epoch", [469, 1, 7])
 def test_learning_rate_agrees_with_pytorch_at_every_epoch(step, name, steps_per_epoch):
     recipe = config.load(step)
-    schedule = optim.make_schedule(recipe.schedule, recipe.optimizer.learning_rate, steps_per_epoch)
+    schedule = make_schedule(recipe.schedule, recipe.optimizer.learning_rate, steps_per_epoch, 20)
     for within in (0, steps_per_epoch - 1):
         rates = schedule(jnp.arange(20) * steps_per_epoch + within)
         np.testing.assert_allclose(rates, GOLDEN[f"learning_rate/{name}"], rtol=2e-6)
 
 
 def test_constant_learning_rate():
-    schedule = optim.make_schedule(config.Schedule(), 0.01, 469)
-    assert np.array_equal(schedule(jnp.arange(0, 10000, 469)), np.full(22, np.float32(0.01)))
+    schedule = make_schedule(Schedule(), 0.01, 469, 20)
+    assert all(schedule(step) == 0.01 for step in (0, 468, 469, 9379))
+
+
+def test_a_triangle_rises_to_its_peak_and_falls_to_zero():
+    """Over 5 epochs of 20 steps: up in the first fifth, down in the rest, also within an epoch."""
+    schedule = make_schedule(Schedule(name="triangle", warmup=0.2), 0.4, 20, 5)
+    rates = [float(schedule(step)) for step in (0, 5, 20, 60, 99, 100)]
+    np.testing.assert_allclose(rates, [0, 0.1, 0.4, 0.2, 0.005, 0], atol=1e-7)
+    assert [config.load("5", {"schedule.name": n}).schedule.has_horizon for n in ("step", "triangle")] == [False, True]
+    longer = make_schedule(Schedule(name="triangle", warmup=0.2), 0.4, 20, 10)
+    assert float(longer(20)) == pytest.approx(0.2)
