@@ -7,7 +7,6 @@ longer fit into `--limit` seconds are left out and named. PyTorch is measured to
 """
 
 import argparse
-import dataclasses
 import json
 import time
 from collections.abc import Callable
@@ -19,9 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.contenders import torch_network
-from jaxdrill import augment, data, models, parallel, train
 from jaxdrill import config as recipes
-from jaxdrill.config import Execution
+from jaxdrill import data
+from jaxdrill.nn.architecture import trace
+from jaxdrill.recipe import Config, Execution
+from jaxdrill.training import augmentation, devices
+from jaxdrill.training.fit import fit
+from jaxdrill.training.program import Program
 
 
 def seconds(function: Callable[[], Any], repeats: int = 5) -> float:
@@ -48,28 +51,28 @@ def ceilings(size: int) -> dict[str, float]:
     return found
 
 
-def run(config: recipes.Config, dataset: data.Dataset, epochs: int) -> dict[str, Any]:
+def run(config: Config, dataset: data.Dataset, epochs: int) -> dict[str, Any]:
     """Trains all seeds together: seconds without compilation, and the accuracies on the way."""
-    config = dataclasses.replace(config, epochs=epochs)
-    program = train.Program(config, dataset, config.seeds)
+    config = config.model_copy(update={"epochs": epochs})
+    program = Program(config, dataset, config.seeds)
     began = time.perf_counter()
-    results = list(train.fit(program, range(config.seed, config.seed + config.seeds)))
+    results = list(fit(program, range(config.seed, config.seed + config.seeds)))
     elapsed = time.perf_counter() - began
     accuracies = [(np.asarray(r.test.correct) / np.asarray(r.test.count)).round(6).tolist() for r in results]
-    return {"step": config.name, "execution": dataclasses.asdict(program.execution), "seeds": config.seeds,
+    return {"step": config.name, "execution": program.execution.model_dump(), "seeds": config.seeds,
             "epochs": epochs, "seconds": elapsed, "compile_seconds": program.compile_seconds,
             "train_seconds": sum(r.train_seconds for r in results), "test_accuracies": accuracies}  # fmt: skip
 
 
-def work(config: recipes.Config, dataset: data.Dataset) -> dict[str, float]:
+def work(config: Config, dataset: data.Dataset) -> dict[str, float]:
     """Operations and bytes of one training step, as the compiler counts them."""
-    config = dataclasses.replace(config, execution=Execution("steps", 1, "plain"))
-    program = train.Program(config, dataset)
-    analysis = program._compiled[next(program.calls(0))].cost_analysis()
+    config = config.model_copy(update={"execution": Execution(epoch="steps", convolution="plain")})
+    program = Program(config, dataset)
+    analysis = program.compiled[next(program.launches(0))].cost_analysis()
     return {"flop": analysis.get("flops", float("nan")), "bytes": analysis.get("bytes accessed", float("nan"))}
 
 
-def pytorch(config: recipes.Config, dataset: data.Dataset) -> dict[str, Any]:
+def pytorch(config: Config, dataset: data.Dataset) -> dict[str, Any]:
     """PyTorch eager, the data on the device and rotated there: seconds of an epoch without the evaluation."""
     try:
         import torch  # pyright: ignore[reportMissingImports]
@@ -95,7 +98,7 @@ def pytorch(config: recipes.Config, dataset: data.Dataset) -> dict[str, Any]:
             grid = torch.nn.functional.affine_grid(turn, list(x.shape), align_corners=False)
             x = torch.nn.functional.grid_sample(x, grid, mode="nearest", align_corners=False)
             optimizer.zero_grad()
-            logits = network((x / 255 - augment.MEAN) / augment.STANDARD_DEVIATION)
+            logits = network((x / 255 - augmentation.MEAN) / augmentation.STANDARD_DEVIATION)
             torch.nn.functional.cross_entropy(logits, labels[batch]).backward()
             optimizer.step()
         if device.type == "cuda":
@@ -122,13 +125,13 @@ def main() -> None:
         parser.error(f"{options.out.absolute().parent} is not a folder; create it")
     began = time.perf_counter()
     recipe = recipes.load(options.step)
-    parallel.set_up(models.activation_bytes(recipe))
+    devices.set_up(4 * trace(recipe.network)[-1].activations * recipe.batch_size)
     with np.load(options.pack) as arrays:
         dataset = data.Dataset("mnist", **{name: arrays[name] for name in data.FILES})
-    devices = [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices()]
+    names = [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices()]
     steps = -(-len(dataset.train_labels) // recipe.batch_size)
     report: dict[str, Any] = {
-        "devices": devices, "jax": jax.__version__, "sha256": dataset.sha256, "steps_per_epoch": steps
+        "devices": names, "jax": jax.__version__, "sha256": dataset.sha256, "steps_per_epoch": steps
     }  # fmt: skip
 
     def part(name: str, function: Callable[[], Any]) -> Any:
@@ -143,19 +146,19 @@ def main() -> None:
         return report[name]
 
     def strategy(epoch: str, convolution: str, seeds: int, epochs: int) -> dict[str, Any]:
-        execution = Execution(epoch, seeds, convolution)
-        return run(dataclasses.replace(recipe, seeds=seeds, execution=execution), dataset, epochs)
+        execution = recipe.execution.model_copy(update={"epoch": epoch, "convolution": convolution})
+        return run(recipe.model_copy(update={"seeds": seeds, "execution": execution}), dataset, epochs)
 
     part("ceilings", lambda: ceilings(options.ceiling))
     part("one_seed", lambda: strategy("auto", "auto", 1, options.epochs))
     part("many_seeds", lambda: strategy("auto", "auto", options.many, options.epochs))
     for name in options.drill:
-        each = dataclasses.replace(recipes.load(name), seeds=options.drill_seeds)
+        each = recipes.load(name).model_copy(update={"seeds": options.drill_seeds})
         part(f"drill_{each.name}", lambda each=each: run(each, dataset, options.epochs))
     part("pytorch_epoch", lambda: pytorch(recipe, dataset))
     part("work_of_a_step", lambda: work(recipe, dataset))
     for epoch, convolution, seeds in (
-        ("steps", "plain", 1), ("chunks", "plain", 1), ("scan", "patches", 1), ("scan", "plain", options.many),
+        ("steps", "plain", 1), ("scan", "patches", 1), ("scan", "plain", options.many),
     ):  # fmt: skip
         name = f"one_epoch_{epoch}_{convolution}_{seeds}_seeds"
         part(name, lambda e=epoch, c=convolution, s=seeds: strategy(e, c, s, 1))

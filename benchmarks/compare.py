@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,18 +22,37 @@ from typing import Any
 from jaxdrill import data
 from jaxdrill.errors import RunError
 
-OTHERS = ("eager", "compile", "flax")
+OTHERS = ("notebook", "eager", "compile", "flax")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured beside jaxdrill, and how."""
+
+    folder: Path  # of the four official idx files
+    rounds: int
+    others: tuple[str, ...]
+    baseline: Path | None  # a checkout of another commit, which is one more contender
+
+    def names(self, *left_out: str) -> list[str]:
+        """The contenders, jaxdrill last."""
+        others = [name for name in self.others if name not in left_out]
+        return [*others, *(["baseline"] if self.baseline else []), "jaxdrill"]
 
 
 class Worker:
     """A contender's process."""
 
-    def __init__(self, name: str, step: str, batch_size: int, seeds: int, folder: Path, **environment: str) -> None:
+    def __init__(
+        self, setting: Setting, name: str, step: str, batch_size: int, seeds: int = 1, **environment: str
+    ) -> None:
         began = time.perf_counter()
-        command = [sys.executable, "-m", "benchmarks.contenders", name, step, str(batch_size), str(seeds), str(folder)]
+        other = setting.baseline if name == "baseline" else None
+        command = [sys.executable, "-m", "benchmarks.contenders", "jaxdrill" if other else name, step]
+        command += [str(batch_size), str(seeds), str(setting.folder.absolute())]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-            env=os.environ | environment,
+            env=os.environ | {"PYTHONPATH": f"{other or Path.cwd()}"} | environment, cwd=other,
         )  # fmt: skip
         self._read()
         self.first_step_seconds = time.perf_counter() - began
@@ -94,40 +114,40 @@ def peaks(workers: Mapping[str, Worker]) -> dict[str, int]:
     return found
 
 
-def start(names: Iterable[str], step: str, batch_size: int, folder: Path, **environment: str) -> dict[str, Worker]:
+def start(setting: Setting, names: Iterable[str], step: str, batch_size: int) -> dict[str, Worker]:
     """Contenders that have done their first training step."""
-    return {name: Worker(name, step, batch_size, 1, folder, **environment) for name in names}
+    return {name: Worker(setting, name, step, batch_size) for name in names}
 
 
-def training_steps(folder: Path, count: int) -> dict[str, Any]:
+def training_steps(setting: Setting) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for title, step, images in (
         ("step 5's network, dropout on", "3", 7680), ("step 2's network", "2", 7680), ("step 1's network", "1", 1280),
     ):  # fmt: skip
-        workers = start((*OTHERS, "jaxdrill"), step, 128, folder)
-        result = rounds(workers, str(images), count)
+        workers = start(setting, setting.names("notebook"), step, 128)
+        result = rounds(workers, str(images), setting.rounds)
         show(f"one training step of {title}, batch 128", result, 1000 * 128 / images, "ms")
         found[f"step_{step}"] = {"steps": images // 128, **result, "peak_bytes": peaks(workers)}
     return found
 
 
-def epochs(folder: Path, count: int) -> dict[str, Any]:
-    workers = start(("notebook", *OTHERS, "jaxdrill"), "5", 128, folder)
-    result = rounds(workers, "epoch", count)
+def epochs(setting: Setting) -> dict[str, Any]:
+    workers = start(setting, setting.names(), "5", 128)
+    result = rounds(workers, "epoch", setting.rounds)
     show("one whole epoch of step 5: order, rotation, training, evaluation", result, 1, "s")
     return result | {"peak_bytes": peaks(workers)}
 
 
-def first_steps(folder: Path, count: int) -> dict[str, Any]:
+def first_steps(setting: Setting) -> dict[str, Any]:
     print("\nfrom the command to the first training step of step 5, s: without and with a cache of compiled programs")
     found = {}
     with tempfile.TemporaryDirectory() as cache:
         places = {"JAX_COMPILATION_CACHE_DIR": f"{cache}/jax", "TORCHINDUCTOR_CACHE_DIR": f"{cache}/torch"}
-        for name in ("notebook", *OTHERS, "jaxdrill"):
+        for name in setting.names():
             mine = places if name != "flax" else {}  # the example sets up none
             starts = []
-            for _ in range(1 + count):
-                worker = Worker(name, "5", 128, 1, folder, **mine)
+            for _ in range(1 + setting.rounds):
+                worker = Worker(setting, name, "5", 128, **mine)
                 starts.append(worker.first_step_seconds)
                 worker.end()
             found[name] = {"cold": starts[0], "warm": starts[1:]}
@@ -135,23 +155,23 @@ def first_steps(folder: Path, count: int) -> dict[str, Any]:
     return found
 
 
-def batch_sizes(folder: Path, count: int) -> dict[str, Any]:
+def batch_sizes(setting: Setting) -> dict[str, Any]:
     print("\nseconds for 60,000 images of step 5, without the evaluation, by batch size")
     found = {}
     for batch_size in (64, 128, 256, 512, 1024):
-        workers = start((*OTHERS, "jaxdrill"), "5", batch_size, folder)
-        result = rounds(workers, "5120", count)
+        workers = start(setting, setting.names("notebook"), "5", batch_size)
+        result = rounds(workers, "5120", setting.rounds)
         times = ", ".join(f"{name} {r['median'] * 60000 / 5120:.1f}" for name, r in result.items())
         print(f"  {batch_size:5} {times}")
         found[str(batch_size)] = result | {"peak_bytes": peaks(workers)}
     return found
 
 
-def seeds(folder: Path, count: int) -> dict[str, Any]:
+def seeds(setting: Setting) -> dict[str, Any]:
     print("\nseconds a seed for 60,000 images of step 5, without the evaluation, by seeds in the run")
-    workers = {number: Worker("jaxdrill", "5", 128, number, folder) for number in (1, 2, 4, 8, 16, 32)}
+    workers = {number: Worker(setting, "jaxdrill", "5", 128, number) for number in (1, 2, 4, 8, 16, 32)}
     found: dict[str, Any] = {str(number): {"seconds": []} for number in workers}
-    for _ in range(count):
+    for _ in range(setting.rounds):
         for number, worker in workers.items():
             found[str(number)]["seconds"].append(worker.seconds("1280") / number)
     for number, worker in workers.items():
@@ -173,14 +193,21 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, required=True, help="folder with the four official idx .gz files")
     parser.add_argument("--rounds", type=int, default=5, help="of each measurement (default: 5)")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--others", nargs="*", choices=OTHERS, default=OTHERS, metavar="NAME", help=", ".join(OTHERS))
+    parser.add_argument(
+        "--baseline", type=Path, help="a checkout of another commit of jaxdrill, measured beside this one"
+    )
     parser.add_argument("--json", type=Path, help="write every figure to this file; parts not measured now stay in it")
     options = parser.parse_args()
     if options.rounds < 1:
         parser.error(f"--rounds is {options.rounds}; allowed: a whole number of at least 1")
+    if options.baseline and not (options.baseline / "benchmarks" / "contenders.py").is_file():
+        parser.error(f"{options.baseline} is no checkout of jaxdrill: it holds no benchmarks/contenders.py")
     if options.json and not options.json.absolute().parent.is_dir():
         parser.error(f"{options.json.absolute().parent} is not a folder; create it")
     try:
-        packages = {name: version(name) for name in ("jax", "jaxlib", "flax", "torch", "numpy", "pillow")}
+        torch = ["torch"] if set(options.others) - {"flax"} else []
+        packages = {name: version(name) for name in ("jax", "jaxlib", "flax", *torch, "numpy", "pillow")}
         data.load("mnist", options.data_dir, offline=True)
     except PackageNotFoundError as error:
         parser.error(f"{error.name} is not installed; pip install -e '.[bench]'")
@@ -189,8 +216,9 @@ def main() -> None:
     found = json.loads(options.json.read_text()) if options.json and options.json.exists() else {}
     cores = len(os.sched_getaffinity(0))
     found["machine"] = {"processor": processor(), "cores": cores, "versions": packages}
+    setting = Setting(options.data_dir, options.rounds, tuple(options.others), options.baseline)
     for part in options.only:
-        found[part] = PARTS[part](options.data_dir, options.rounds)
+        found[part] = PARTS[part](setting)
         if options.json:
             options.json.write_text(json.dumps(found, indent=1) + "\n")
 

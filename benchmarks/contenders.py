@@ -5,7 +5,6 @@ done. Then each line it reads, `IMAGES` or `epoch`, is answered with the seconds
 each seed, or a whole epoch with the evaluation, took; and the end of its input with its peak memory in bytes.
 """
 
-import dataclasses
 import itertools
 import resource
 import sys
@@ -21,14 +20,16 @@ from tqdm import tqdm
 
 from jaxdrill import config as recipes
 from jaxdrill import data
+from jaxdrill.nn.layers import Pool
+from jaxdrill.recipe import Config
 
-MEAN, STANDARD_DEVIATION = 0.1307, 0.3081  # as in jaxdrill.augment, which would load JAX beside PyTorch
+MEAN, STANDARD_DEVIATION = 0.1307, 0.3081  # as in jaxdrill.training.augmentation, which would load JAX beside PyTorch
 
 
 class Contender(ABC):
     """Trains one seed of a recipe on a dataset in memory; the seeds of other contenders would run one by one."""
 
-    def __init__(self, config: recipes.Config, dataset: data.Dataset) -> None:
+    def __init__(self, config: Config, dataset: data.Dataset) -> None:
         self.config, self.dataset, self.generator = config, dataset, np.random.default_rng(config.seed)
 
     def batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -75,7 +76,7 @@ class Contender(ABC):
 class Eager(Contender):
     """PyTorch, eager, data in memory."""
 
-    def __init__(self, config: recipes.Config, dataset: data.Dataset) -> None:
+    def __init__(self, config: Config, dataset: data.Dataset) -> None:
         import torch  # pyright: ignore[reportMissingImports]
 
         super().__init__(config, dataset)
@@ -123,7 +124,8 @@ class Notebook(Eager):
     the accuracy so far. The four transforms do what torchvision's do."""
 
     def batches(self) -> Iterator[Any]:
-        torch, limit, fill = self.torch, *dataclasses.astuple(self.config.augmentation)
+        torch, augmentation = self.torch, self.config.augmentation
+        limit, fill = augmentation.rotation_degrees, augmentation.rotation_fill
         images, labels = (
             torch.from_numpy(self.dataset.train_images[..., 0]),
             torch.from_numpy(self.dataset.train_labels),
@@ -153,20 +155,19 @@ class Notebook(Eager):
         self.bar.set_description(f"Loss={loss} Accuracy={100 * self.correct / self.seen:0.2f}")
 
 
-def torch_network(config: recipes.Config) -> Any:
+def torch_network(config: Config) -> Any:
     """The recipe's network in PyTorch."""
     from torch import nn  # pyright: ignore[reportMissingImports]
 
-    channels, number, modules = 1, 0, []
+    channels, modules = 1, []
     for layer in config.network:
-        if isinstance(layer, recipes.Pool):
+        if isinstance(layer, Pool):
             modules.append((nn.MaxPool2d if layer.pool == "max" else nn.AvgPool2d)(layer.size))
             continue
-        number += 1
         modules.append(nn.Conv2d(channels, layer.conv, layer.kernel, padding=layer.padding, bias=False))
         modules += [nn.ReLU()] if layer.relu else []
         modules += [nn.BatchNorm2d(layer.conv)] if layer.batch_norm else []
-        modules += [nn.Dropout(config.dropout.rate)] if number in config.dropout.after else []
+        modules += [nn.Dropout(layer.dropout)] if layer.dropout else []
         channels = layer.conv
     return nn.Sequential(*modules, nn.Flatten())
 
@@ -174,7 +175,7 @@ def torch_network(config: recipes.Config) -> Any:
 class Flax(Contender):
     """As the MNIST example of Flax trains: `nnx.jit`, `nnx.Optimizer`, `nnx.MultiMetric`; batches made by NumPy."""
 
-    def __init__(self, config: recipes.Config, dataset: data.Dataset) -> None:
+    def __init__(self, config: Config, dataset: data.Dataset) -> None:
         import optax
         from flax import nnx
 
@@ -219,24 +220,23 @@ class Flax(Contender):
         return float(metrics.compute()["accuracy"])
 
 
-def nnx_network(config: recipes.Config) -> Any:
+def nnx_network(config: Config) -> Any:
     """The recipe's network as a Flax user would write it."""
     from functools import partial
 
     from flax import nnx
 
-    rngs, channels, number, modules = nnx.Rngs(config.seed), 1, 0, []
+    rngs, channels, modules = nnx.Rngs(config.seed), 1, []
     for layer in config.network:
         window = dict(window_shape=(size := getattr(layer, "size", 1), size), strides=(size, size))
-        if isinstance(layer, recipes.Pool):
+        if isinstance(layer, Pool):
             modules.append(partial(nnx.max_pool if layer.pool == "max" else nnx.avg_pool, **window))
             continue
-        number += 1
         kernel = (layer.kernel, layer.kernel)
         modules.append(nnx.Conv(channels, layer.conv, kernel, padding=layer.padding, use_bias=False, rngs=rngs))
         modules += [nnx.relu] if layer.relu else []
         modules += [nnx.BatchNorm(layer.conv, momentum=0.9, rngs=rngs)] if layer.batch_norm else []
-        modules += [nnx.Dropout(config.dropout.rate, rngs=rngs)] if number in config.dropout.after else []
+        modules += [nnx.Dropout(layer.dropout, rngs=rngs)] if layer.dropout else []
         channels = layer.conv
     return nnx.Sequential(*modules, lambda x: x.reshape(len(x), -1))
 
@@ -244,43 +244,47 @@ def nnx_network(config: recipes.Config) -> Any:
 class Jaxdrill:
     """This package: all seeds, with the strategy that it chooses."""
 
-    def __init__(self, config: recipes.Config, dataset: data.Dataset) -> None:
-        from jaxdrill import models, parallel, train
+    def __init__(self, config: Config, dataset: data.Dataset) -> None:
+        import jax
 
-        parallel.set_up(models.activation_bytes(config))
-        together = min(config.seeds, parallel.resolve(config.execution, config.seeds).seeds_together)
-        starts = range(config.seed, config.seed + config.seeds, together)
-        self.groups = [range(start, min(start + together, config.seed + config.seeds)) for start in starts]
-        self.config = dataclasses.replace(config, epochs=1)
-        self.programs = {size: train.Program(self.config, dataset, size) for size in set(map(len, self.groups))}
+        from jaxdrill.nn.architecture import trace
+        from jaxdrill.training import devices
+        from jaxdrill.training.program import Program
+
+        devices.set_up(4 * trace(config.network)[-1].activations * config.batch_size)
+        most = devices.most_seeds_per_device(config, jax.devices()[0])
+        seeds = range(config.seed, config.seed + config.seeds)
+        self.groups = devices.plan_groups(seeds, len(jax.devices()), most, config.execution.seeds_together)
+        self.config = config.model_copy(update={"epochs": 1})
+        self.programs = {size: Program(self.config, dataset, size) for size in set(map(len, self.groups))}
 
     def train(self, images: int) -> None:
         for group in self.groups:
             program, done = self.programs[len(group)], 0
             keys = program.root_keys(group)
             progress, orders = program.start(keys), program.shuffle(keys, 0)
-            for call in program.calls(0):
+            for launch in program.launches(0):
                 if done >= images // self.config.batch_size:
                     break
-                progress, _ = program.train(progress, orders, keys, call)
-                done += call[0]
+                progress, _ = program.train(progress, orders, keys, launch)
+                done += launch[0]
 
     def epoch(self) -> None:
-        from jaxdrill import train
+        from jaxdrill.training.fit import fit
 
         for group in self.groups:
-            (result,) = train.fit(self.programs[len(group)], group)
+            (result,) = fit(self.programs[len(group)], group)
             assert (np.asarray(result.test.count) == 10_000).all()
 
 
-CONTENDERS: dict[str, Callable[[recipes.Config, data.Dataset], Any]] = {
+CONTENDERS: dict[str, Callable[[Config, data.Dataset], Any]] = {
     "notebook": Notebook, "eager": Eager, "compile": Compiled, "flax": Flax, "jaxdrill": Jaxdrill,
 }  # fmt: skip
 
 
 def main() -> None:
     name, step, batch_size, seeds, folder = sys.argv[1:]
-    config = dataclasses.replace(recipes.load(step), batch_size=int(batch_size), seeds=int(seeds))
+    config = recipes.load(step).model_copy(update={"batch_size": int(batch_size), "seeds": int(seeds)})
     contender = CONTENDERS[name](config, data.load("mnist", Path(folder), offline=True))
     contender.train(config.batch_size)
     print("ready", flush=True)

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from benchmarks import contenders
-from jaxdrill import config, data, models
+from benchmarks import compare, contenders
+from jaxdrill import config, data
+from jaxdrill.nn.architecture import count_parameters
 
 
-def test_the_accelerators_program_measures_everything(tiny_recipe, tmp_path):
-    digits = data.load("digits")
+def test_the_accelerators_program_measures_everything(tiny_recipe, tmp_path, digits):
     pack, out = tmp_path / "pack.npz", tmp_path / "out.json"
     np.savez(pack, **{name: getattr(digits, name) for name in data.FILES})
     command = [sys.executable, "-m", "benchmarks.accelerator", "--pack", pack, "--out", out, "--step", tiny_recipe]
@@ -36,7 +36,7 @@ def test_contenders_train_the_same_network(step, digits):
     flax = contenders.Flax(recipe, digits)
     from flax import nnx
 
-    expected = sum(row.parameters for row in models.layer_table(recipe))
+    expected = count_parameters(recipe.network)
     assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(flax.network, nnx.Param))) == expected
     torch = pytest.importorskip("torch", reason="PyTorch is not installed (.[bench])")
     network = contenders.torch_network(recipe)
@@ -51,3 +51,13 @@ def test_contenders_see_every_image_once_rotated(digits):
     assert [len(labels) for _, labels in batches] == [128, 128, 44]
     assert np.array_equal(np.sort(np.concatenate([y for _, y in batches])), np.sort(few.train_labels))
     assert batches[0][0].shape == (128, 28, 28, 1) and batches[0][0].dtype == np.float32
+
+
+def test_a_commit_is_measured_beside_another(mnist_dir, tmp_path):
+    """Here beside itself, two rounds of a batch each: the processes and their ratios are whole."""
+    setting = compare.Setting(mnist_dir, 2, (), ROOT)
+    workers = compare.start(setting, setting.names(), "2", 64)
+    found = compare.rounds(workers, "64", setting.rounds)
+    assert list(found) == ["baseline", "jaxdrill"] and found["jaxdrill"]["ratio"] == 1
+    assert len(found["baseline"]["seconds"]) == 2 and found["baseline"]["ratio"] > 0
+    assert all(peak > 1e8 for peak in compare.peaks(workers).values())
