@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from jaxdrill import data
@@ -44,7 +45,13 @@ class Worker:
     """A contender's process."""
 
     def __init__(
-        self, setting: Setting, name: str, step: str, batch_size: int, seeds: int = 1, **environment: str
+        self,
+        setting: Setting,
+        name: str,
+        step: str,
+        batch_size: int,
+        seeds: int = 1,
+        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         began = time.perf_counter()
         other = setting.baseline if name == "baseline" else None
@@ -52,7 +59,7 @@ class Worker:
         command += [str(batch_size), str(seeds), str(setting.folder.absolute())]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-            env=os.environ | {"PYTHONPATH": f"{other or Path.cwd()}"} | environment, cwd=other,
+            env=os.environ | {"PYTHONPATH": f"{other or Path.cwd()}"} | {**environment}, cwd=other,
         )  # fmt: skip
         self._read()
         self.first_step_seconds = time.perf_counter() - began
@@ -66,10 +73,11 @@ class Worker:
 
     def end(self) -> int:
         """Peak memory in bytes."""
-        assert self.process.stdin
+        assert self.process.stdin and self.process.stdout
         self.process.stdin.close()
         peak = int(self._read())
         self.process.wait()
+        self.process.stdout.close()
         return peak
 
     def _read(self) -> str:
@@ -147,7 +155,7 @@ def first_steps(setting: Setting) -> dict[str, Any]:
             mine = places if name != "flax" else {}  # the example sets up none
             starts = []
             for _ in range(1 + setting.rounds):
-                worker = Worker(setting, name, "5", 128, **mine)
+                worker = Worker(setting, name, "5", 128, environment=mine)
                 starts.append(worker.first_step_seconds)
                 worker.end()
             found[name] = {"cold": starts[0], "warm": starts[1:]}

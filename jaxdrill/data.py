@@ -151,7 +151,7 @@ def _packed(name: str, files: dict[str, Path], sums: list[str]) -> Dataset:
     with contextlib.suppress(OSError):  # a cache that cannot be written costs time at the next start, not this run
         with replacing(pack) as temporary, temporary.open("wb") as file:
             np.savez(file, sums=np.array(sums), **cast(dict[str, Any], arrays))
-        print(f"{name} is kept in {pack} for later starts")
+        print_error(f"{name} is kept in {pack} for later starts")
     return Dataset(name, **arrays)
 
 

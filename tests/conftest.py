@@ -34,7 +34,9 @@ augmentation = { rotation_degrees = 7 }
 @pytest.fixture(autouse=True, scope="session")
 def _programs_are_compiled_once(tmp_path_factory):
     """Tests share a cache of compiled programs, as starts of the tool do."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs")))
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    jax.config.update("jax_compilation_cache_dir", str(shared / "programs"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 

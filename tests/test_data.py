@@ -79,7 +79,7 @@ def test_idx_files_are_read_and_packed(small_files, capsys):
     assert loaded.test_labels.tobytes() == labels
     assert (loaded.name, len(loaded.train_labels), len(loaded.test_labels)) == ("mnist", 30, 20)
     assert cached() == ["mnist.npz"]
-    assert capsys.readouterr().out == f"mnist is kept in {data.pack_file('mnist')} for later starts\n"
+    assert capsys.readouterr().err == f"jaxdrill: mnist is kept in {data.pack_file('mnist')} for later starts\n"
     assert same(data.load("mnist", offline=True), loaded)
     assert same(data.load("auto", small_files), loaded)
 

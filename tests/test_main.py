@@ -177,12 +177,12 @@ def test_a_signal_between_steps_stops_the_drill(number, tmp_path, monkeypatch, c
     assert list(tmp_path.iterdir()) == []
 
 
-def test_three_epochs_of_step_5_on_the_stand_in(tmp_path, monkeypatch):
+def test_two_epochs_of_step_5_on_the_stand_in(tmp_path, monkeypatch):
     """The unchanged recipe needs 20, and then reaches 99 %."""
     monkeypatch.chdir(tmp_path)
-    assert main(["--step", "5", "--data", "digits", "--epochs", "3"]) == 0
+    assert main(["--step", "5", "--data", "digits", "--epochs", "2"]) == 0
     rows = (tmp_path / "runs" / "step_5_digits" / "metrics.jsonl").read_text().splitlines()
-    assert json.loads(rows[-1])["test_accuracy"] > 0.94
+    assert json.loads(rows[-1])["test_accuracy"] > 0.93
 
 
 def test_an_epoch_of_mnist(mnist_dir, tmp_path, capsys):

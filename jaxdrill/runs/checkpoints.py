@@ -17,6 +17,7 @@ from jaxdrill.training.program import Program
 from jaxdrill.training.step import Progress
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax 0.11 warns of its own threads at each save
+logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # where Orbax's tasks leave what one error says already
 
 
 @dataclass(frozen=True)
@@ -83,16 +84,12 @@ def restore(checkpoint: Checkpoint, program: Program, seeds: Sequence[int]) -> P
     template = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct((count, *a.shape[1:]), a.dtype, sharding=place), program.template
     )
-    level = logging.getLogger("asyncio").level
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # Orbax's reader leaves its other errors to asyncio's log
     try:
         restored = ocp.StandardCheckpointer().restore((path / "progress").absolute(), template)
         rows = np.array([checkpoint.seeds.index(seed) for seed in seeds])
         return jax.device_put(jax.tree.map(lambda a: np.asarray(a)[rows], restored), program.sharding)
     except Exception as error:  # Orbax names no common type for damage
         raise _damaged(path, error) from error
-    finally:
-        logging.getLogger("asyncio").setLevel(level)
 
 
 def _damaged(path: Path, error: Exception) -> RunError:
