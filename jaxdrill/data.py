@@ -5,8 +5,6 @@ import gzip
 import hashlib
 import os
 import sys
-import threading
-import urllib.request
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +16,7 @@ import numpy as np
 from jaxdrill import embedded
 from jaxdrill.errors import RunError, UsageError, print_error
 from jaxdrill.files import replacing
+from jaxdrill.reachability import assert_reachable
 
 FILES = {  # array: official idx file
     "train_images": "train-images-idx3-ubyte.gz",
@@ -25,7 +24,6 @@ FILES = {  # array: official idx file
     "test_images": "t10k-images-idx3-ubyte.gz",
     "test_labels": "t10k-labels-idx1-ubyte.gz",
 }
-PROBE_SECONDS = 4.0
 
 
 @dataclass(frozen=True)
@@ -91,13 +89,8 @@ def load(name: str, data_dir: Path | None = None, offline: bool = False) -> Data
 
 
 def hold_out(dataset: Dataset, count: int, evaluate_on: str) -> Dataset:
-    """The dataset without a fixed part of its training images, of which each class gives its share.
-
-    Args:
-        dataset: with all its images.
-        count: images held out; 0 for none.
-        evaluate_on: `validation` evaluates the images held out, `test` the test images; `auto` is validation if there
-            are any.
+    """The dataset without `count` training images, a fixed choice of which each class gives its share. They are
+    evaluated in place of the test images, unless `evaluate_on` is `test`.
 
     Raises:
         UsageError: there are not as many images, or none to evaluate.
@@ -116,8 +109,8 @@ def hold_out(dataset: Dataset, count: int, evaluate_on: str) -> Dataset:
     smaller = replace(dataset, train_images=dataset.train_images[kept], train_labels=dataset.train_labels[kept])
     if evaluate_on == "test":
         return smaller
-    return replace(smaller, test_images=dataset.train_images[held], test_labels=dataset.train_labels[held],
-                   split="validation")  # fmt: skip
+    held_out = {"test_images": dataset.train_images[held], "test_labels": dataset.train_labels[held]}
+    return replace(smaller, **held_out, split="validation")
 
 
 def cache_folder() -> Path:
@@ -190,7 +183,7 @@ def _download(name: str) -> Dataset:
 
     registered = _registered(name)
     urls = {key: registered[file][0] for key, file in FILES.items()}
-    _probe(urls["train_labels"])
+    assert_reachable(urls["train_labels"])
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     try:
@@ -203,21 +196,3 @@ def _download(name: str) -> Dataset:
         first_line = (str(error).splitlines() or [""])[0]
         raise RunError(f"{name} could not be downloaded: {type(error).__name__}: {first_line}") from error
     return _packed(name, files, [registered[file][1].checksum for file in FILES.values()])
-
-
-def _probe(url: str) -> None:
-    """Raises RunError unless the server answers within PROBE_SECONDS; tfds's own retries take minutes."""
-    failure: list[str] = ["no answer"]
-
-    def ask() -> None:
-        try:
-            with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PROBE_SECONDS):
-                failure.clear()
-        except OSError as error:
-            failure[0] = str(getattr(error, "reason", error))
-
-    thread = threading.Thread(target=ask, daemon=True)  # a name look-up knows no time limit of its own
-    thread.start()
-    thread.join(PROBE_SECONDS)
-    if failure:
-        raise RunError(f"{url.split('/')[2]} cannot be reached ({failure[0]})")

@@ -1,0 +1,159 @@
+"""A group of seeds trained together: its progress on the screen, and everything that it leaves in the run folder."""
+
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from jaxdrill.recipe import Config
+from jaxdrill.data import Dataset
+from jaxdrill.nn.network import named_weights
+from jaxdrill.runs import checkpoints, events, folder
+from jaxdrill.runs.checkpoints import Checkpoint, Checkpoints
+from jaxdrill.runs.folder import Rows
+from jaxdrill.runs.stopping import StopRequest
+from jaxdrill.runs.weights import write_weights
+from jaxdrill.training.fit import EpochResult, fit
+from jaxdrill.training.program import Program
+from jaxdrill.training.step import Progress
+from jaxdrill.training.step import evaluated_weights
+
+
+@dataclass
+class Session:
+    """What all groups of seeds of a run share."""
+
+    config: Config  # with the dataset's own name and split
+    dataset: Dataset
+    workdir: Path
+    identity: dict[str, Any]  # see `provenance.identity`
+    rows: Rows  # of `metrics.jsonl`, by seed and epoch
+    latest: dict[int, Checkpoint]  # by seed
+    metadata: dict[str, Any]  # `run.json`
+    stop: StopRequest
+
+
+class Group:
+    """Neighbouring seeds that are trained together, from their checkpoint, if any."""
+
+    def __init__(self, run: Session, program: Program, seeds: list[int]) -> None:
+        self.run, self.program, self.seeds = run, program, seeds
+        label = f"seed_{seeds[0]}" if len(seeds) == 1 else f"seeds_{seeds[0]}_to_{seeds[-1]}"
+        self.name = f"{run.config.data} {label.replace('_', ' ')}"
+        self.source = run.latest.get(seeds[0])
+        self.step = self.source.step if self.source else 0
+        self.earlier_seconds = self.source.metadata["epoch_seconds"] if self.source else 0.0  # of the epoch that was cut
+        self.saver = Checkpoints(run.workdir / "checkpoints" / label)
+
+    def train(self) -> None:
+        """Trains to the last epoch; after each, the rows are written first, then the checkpoint, and after the last one
+        the predictions and weights.
+
+        Raises:
+            RunError: a loss is not finite, or the checkpoint is damaged.
+            Stopped: a signal came; the progress is saved.
+        """
+        run, steps, total = self.run, self.program.steps_per_epoch, self.run.config.epochs
+        progress = checkpoints.restore(self.source, self.program, self.seeds) if self.source else None
+        done, result = self.step // steps, None
+        run.rows[:] = [row for row in run.rows if row["seed"] not in self.seeds or row["epoch"] < done]
+        if 0 < self.step < total * steps:
+            print(f"{self.name}: continuing in epoch {done + 1} of {total}, at step {self.step}")
+        self.bar = tqdm(total=total * steps, initial=self.step, disable=None, leave=False, unit="step")
+        self.bar.set_description(f"{self.name} epoch {done + 1} of {total}", refresh=False)
+        with self.bar, events.opened(run.workdir / "tensorboard", self.seeds, self.step) as scalars:
+            for result in fit(self.program, self.seeds, progress, self._watch):
+                self._end_epoch(result, scalars)
+        if result:
+            _write_last(run, self.seeds, result.progress, result.logits, result.epoch)
+        elif progress:  # all epochs were there, and only what is written of the last one is missing
+            _write_last(run, self.seeds, progress, self.program.evaluate(progress.state)[1], done - 1)
+
+    def _watch(self, progress: Progress, step: int, losses: np.ndarray, seconds: float) -> None:
+        """After each launch: the progress bar, and a stop if one was asked for."""
+        bar, steps = self.bar, self.program.steps_per_epoch
+        if not bar.disable:
+            correct, count = np.asarray(progress.totals.correct).sum(), np.asarray(progress.totals.count).sum()
+            epoch = f"epoch {(step - 1) // steps + 1} of {self.run.config.epochs}"
+            bar.set_description(f"{self.name} {epoch}", refresh=False)
+            bar.set_postfix(loss=f"{losses.mean():.4f}", accuracy=f"{100 * correct / count:.2f} %", refresh=False)
+        bar.update(step - bar.n)
+        if self.run.stop and step % steps:  # at the end of an epoch its rows come first
+            self._save(progress, step, self.earlier_seconds + seconds)
+            self.run.metadata["seconds"]["train"] += seconds
+            self._check_stop(step)
+
+    def _end_epoch(self, result: EpochResult, scalars: events.Events) -> None:
+        """Keeps and prints what an epoch gave."""
+        run, rows = self.run, _rows(self.seeds, result, self.run.dataset.split, self.earlier_seconds)
+        run.rows[:] = sorted([*run.rows, *rows], key=lambda row: (row["seed"], row["epoch"]))
+        folder.write_rows(run.workdir, run.rows)
+        run.metadata["seconds"]["train"] += result.train_seconds
+        run.metadata["seconds"]["evaluation"] += result.test_seconds
+        last = result.epoch + 1 == run.config.epochs
+        if run.stop or last or self.saver.due():
+            self._save(result.progress, result.step, 0.0)
+        images = len(self.seeds) * len(run.dataset.train_labels)
+        scalars.write(rows, images / (self.earlier_seconds + result.train_seconds))
+        self.earlier_seconds = 0.0
+        with self.bar.external_write_mode():
+            print(_line(self.name, rows, run.config.epochs, run.dataset.split), flush=True)
+        if not last:
+            self._check_stop(result.step)
+
+    def _save(self, progress: Progress, step: int, epoch_seconds: float) -> None:
+        rows = [row for row in self.run.rows if row["seed"] in self.seeds]
+        metadata = {"seeds": self.seeds, "identity": self.run.identity, "rows": rows, "epoch_seconds": epoch_seconds}
+        self.saver.save(step, progress, metadata)
+
+    def _check_stop(self, step: int) -> None:
+        where = f"the state is saved in {self.run.workdir}, and the same command continues from there"
+        self.run.stop.check(f"stopped at step {step} of {self.name}; {where}")
+
+
+def _write_last(run: Session, seeds: list[int], progress: Progress, logits: np.ndarray, epoch: int) -> None:
+    """The predictions and weights of each seed after the epoch that the progress ends."""
+    weights = jax.device_get(named_weights(*evaluated_weights(progress.state)))
+    about = {key: run.metadata[key] for key in ("dataset", "dataset_sha256", "versions", "git_commit")}
+    for n, seed in enumerate(seeds):
+        own = {name: array[n] for name, array in weights.items()}
+        write_weights(
+            folder.weights_file(run.workdir, seed), own, run.config, about | {"seed": seed, "epochs": epoch + 1}
+        )
+        folder.write_predictions(run.workdir, seed, epoch, run.dataset.test_labels, logits[n])
+
+
+def _rows(seeds: list[int], result: EpochResult, split: str, earlier_seconds: float) -> Rows:
+    """Lines of `metrics.jsonl`, one a seed: accuracies in 0..1, losses in nats, a seed's part of the seconds."""
+    train, test = jax.device_get((result.train, result.test))
+    seconds = earlier_seconds + result.train_seconds + result.test_seconds
+    return [
+        {
+            "seed": seed,
+            "epoch": result.epoch,
+            "step": result.step,
+            "learning_rate": result.learning_rate,
+            "train_loss": float(train.loss[n]) / int(train.count[n]),
+            "train_accuracy": int(train.correct[n]) / int(train.count[n]),
+            f"{split}_loss": float(test.loss[n]) / int(test.count[n]),
+            f"{split}_accuracy": int(test.correct[n]) / int(test.count[n]),
+            f"{split}_examples": int(test.count[n]),
+            "seconds": round(seconds / len(seeds), 3),
+        }
+        for n, seed in enumerate(seeds)
+    ]
+
+
+def _line(name: str, rows: Rows, epochs: int, split: str) -> str:
+    """The rows of an epoch for a person: means over the seeds, and their standard deviation if there are several."""
+    mean = {key: statistics.fmean(row[key] for row in rows) for key in rows[0]}
+    spread = f" ± {100 * statistics.stdev(row[f'{split}_accuracy'] for row in rows):.2f}" if len(rows) > 1 else ""
+    return (
+        f"{name} epoch {rows[0]['epoch'] + 1:2d} of {epochs}  train loss {mean['train_loss']:.4f}  "
+        f"train {100 * mean['train_accuracy']:5.2f} %  {split} {100 * mean[f'{split}_accuracy']:5.2f}{spread} %  "
+        f"{split} loss {mean[f'{split}_loss']:.4f}  {mean['seconds'] * len(rows):.1f} s"
+    )

@@ -1,0 +1,56 @@
+"""Where the code comes from, and what decides the bits of a run."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+import jaxdrill
+from jaxdrill import config
+from jaxdrill.errors import UsageError
+from jaxdrill.runs import provenance
+
+
+def git(folder, *arguments):
+    identity = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+    subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+def test_the_commit_is_the_codes_own_or_none(tmp_path):
+    """Not that of a repository which encloses the environment that the package is installed in."""
+    installed = tmp_path / ".venv" / "lib" / "jaxdrill"
+    installed.mkdir(parents=True)
+    assert provenance.git_commit(installed) is None
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "commit", "-q", "--allow-empty", "-m", "x")
+    assert provenance.git_commit(installed) is None
+    package = tmp_path / "jaxdrill"
+    package.mkdir()
+    commit = provenance.git_commit(package)
+    assert commit is not None and len(commit) == 40
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="the tests do not stand in a git repository")
+def test_the_commit_of_a_clone():
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    assert provenance.git_commit(Path(jaxdrill.__file__).parent).removesuffix("-dirty") == head
+
+
+def test_what_decides_bits():
+    recipe = config.load("5")
+    identity = provenance.identity(recipe, "sum")
+    assert identity["optimizer.learning_rate"] == 0.01 and identity["generator"] == "threefry2x32"
+    free = config.load("5", {"epochs": "3", "seed": "7", "seeds": "9", "execution.epoch": "scan"})
+    assert provenance.identity(free, "sum") == identity
+    for flag, text in (("batch_size", "64"), ("execution.matmul_precision", "bfloat16"), ("hold_out", "100")):
+        assert provenance.identity(config.load("5", {flag: text}), "sum") != identity
+    assert provenance.identity(recipe, "other") != identity
+
+
+def test_another_network_is_named_without_its_layers(tmp_path):
+    old, new = (provenance.identity(config.load(step), "sum") for step in ("2", "1"))
+    with pytest.raises(UsageError, match="holds a run with name = step_2, now it is step_1; choose another"):
+        provenance.assert_same_identity(tmp_path, old, new)
+    with pytest.raises(UsageError, match="holds a run with another network; choose another --workdir"):
+        provenance.assert_same_identity(tmp_path, old | {"network": []}, old)
