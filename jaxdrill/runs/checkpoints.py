@@ -2,9 +2,11 @@
 
 import json
 import logging
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from jaxdrill.training.step import Progress
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax 0.11 warns of its own threads at each save
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # where Orbax's tasks leave what one error says already
+
+LEFTOVERS = ("Event loop is closed", "See full TensorStore details")
 
 
 @dataclass(frozen=True)
@@ -84,12 +88,28 @@ def restore(checkpoint: Checkpoint, program: Program, seeds: Sequence[int]) -> P
     template = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct((count, *a.shape[1:]), a.dtype, sharding=place), program.template
     )
+    _hide_leftovers()
     try:
         restored = ocp.StandardCheckpointer().restore((path / "progress").absolute(), template)
         rows = np.array([checkpoint.seeds.index(seed) for seed in seeds])
         return jax.device_put(jax.tree.map(lambda a: np.asarray(a)[rows], restored), program.sharding)
     except Exception as error:  # Orbax names no common type for damage
         raise _damaged(path, error) from error
+
+
+@cache
+def _hide_leftovers() -> None:
+    """Keeps the errors of Orbax's other readers from being printed when one has failed; that one is told anyway."""
+
+    def filtered(hook: Callable[..., None], error_of: Callable[..., Any]) -> Callable[..., None]:
+        def called(*arguments: Any) -> None:
+            if not any(text in f"{error_of(*arguments)}" for text in LEFTOVERS):
+                hook(*arguments)
+
+        return called
+
+    sys.excepthook = filtered(sys.excepthook, lambda kind, error, trace: error)
+    sys.unraisablehook = filtered(sys.unraisablehook, lambda unraisable: unraisable.exc_value)
 
 
 def _damaged(path: Path, error: Exception) -> RunError:

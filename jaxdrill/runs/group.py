@@ -9,9 +9,9 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from jaxdrill.recipe import Config
 from jaxdrill.data import Dataset
 from jaxdrill.nn.network import named_weights
+from jaxdrill.recipe import Config
 from jaxdrill.runs import checkpoints, events, folder
 from jaxdrill.runs.checkpoints import Checkpoint, Checkpoints
 from jaxdrill.runs.folder import Rows
@@ -19,8 +19,7 @@ from jaxdrill.runs.stopping import StopRequest
 from jaxdrill.runs.weights import write_weights
 from jaxdrill.training.fit import EpochResult, fit
 from jaxdrill.training.program import Program
-from jaxdrill.training.step import Progress
-from jaxdrill.training.step import evaluated_weights
+from jaxdrill.training.step import Progress, evaluated_weights
 
 
 @dataclass
@@ -46,7 +45,9 @@ class Group:
         self.name = f"{run.config.data} {label.replace('_', ' ')}"
         self.source = run.latest.get(seeds[0])
         self.step = self.source.step if self.source else 0
-        self.earlier_seconds = self.source.metadata["epoch_seconds"] if self.source else 0.0  # of the epoch that was cut
+        self.earlier_seconds = (
+            self.source.metadata["epoch_seconds"] if self.source else 0.0
+        )  # of the epoch that was cut
         self.saver = Checkpoints(run.workdir / "checkpoints" / label)
 
     def train(self) -> None:

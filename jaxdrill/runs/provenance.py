@@ -9,9 +9,9 @@ from typing import Any
 import jax
 
 from jaxdrill import __version__
-from jaxdrill.recipe import Config
 from jaxdrill.data import Dataset
 from jaxdrill.errors import UsageError
+from jaxdrill.recipe import Config
 from jaxdrill.runs.folder import FORMAT
 from jaxdrill.training import devices
 from jaxdrill.training.random import GENERATOR

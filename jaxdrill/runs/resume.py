@@ -9,8 +9,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from jaxdrill.config import from_table
-from jaxdrill.recipe import Config
 from jaxdrill.errors import RunError, UsageError, print_error
+from jaxdrill.recipe import Config
 from jaxdrill.runs import checkpoints, folder, provenance
 from jaxdrill.runs.checkpoints import Checkpoint
 from jaxdrill.runs.folder import Rows

@@ -8,10 +8,10 @@ from pathlib import Path
 import jax
 
 from jaxdrill import data
-from jaxdrill.recipe import Config
 from jaxdrill.errors import UsageError
 from jaxdrill.files import write_text
 from jaxdrill.nn.architecture import trace
+from jaxdrill.recipe import Config
 from jaxdrill.runs import folder, provenance
 from jaxdrill.runs.group import Group, Session
 from jaxdrill.runs.resume import is_finished, locked, open_run
@@ -29,7 +29,7 @@ def train(
     command: list[str] | None = None,
     parent: Path = Path("runs"),
 ) -> Path:
-    """Trains every seed of the recipe to its last epoch; what the folder holds in part is continued. Returns the folder.
+    """Trains every seed of the recipe to its last epoch, continuing what the folder holds. Returns the folder.
 
     Without a `workdir` that is in `parent`, named after the recipe, and after the dataset where it is not MNIST. `stop`
     is asked between all parts of the work. `command` is kept in `run.json`, and advised to be repeated.

@@ -10,9 +10,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from jaxdrill.config import from_table
-from jaxdrill.recipe import Config
 from jaxdrill.errors import RunError, UsageError
 from jaxdrill.files import replacing
+from jaxdrill.recipe import Config
 from jaxdrill.runs.folder import weights_file
 
 Predict = Callable[[Any], np.ndarray]
