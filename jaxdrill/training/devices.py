@@ -106,11 +106,12 @@ def resolve(execution: Execution, platform: str, seeds_per_device: int) -> Execu
 
 
 def seed_bytes(config: Config, convolution: str) -> int:
-    """An estimate of the memory that training one seed needs: of each activation the value, its gradient and one
-    intermediate, and, where convolutions are products of patches, the largest layer's patches and their gradient."""
+    """An estimate of the memory that training one seed needs: of each activation the value, its gradient and two
+    intermediates, and, where convolutions are products of patches, the largest layer's patches and their gradient
+    (1.0 to 2.2 times what XLA allots on CPU to steps 1 and 5: benchmarks/NOTES.md)."""
     flows = trace(config.network)
     patches = max(after.patches - before.patches for before, after in pairwise(flows))
-    values = 3 * flows[-1].activations + (2 * patches if convolution == "patches" else 0)
+    values = 4 * flows[-1].activations + (2 * patches if convolution == "patches" else 0)
     return 4 * config.batch_size * values
 
 
@@ -193,8 +194,7 @@ def explained_memory_errors(config: Config, num_seeds: int) -> Iterator[None]:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         lower = f"--execution.seeds-together (now {num_seeds})" if num_seeds > 1 else "--batch-size"
-        needed = num_seeds * seed_bytes(config, "patches") / 2**30
         raise RunError(
-            f"the device has too little memory for {num_seeds} seed(s) of batches of {config.batch_size} (about "
-            f"{needed:.1f} GiB); choose a smaller {lower}"
+            f"the device has too little memory for {num_seeds} seed(s) of batches of {config.batch_size}; choose a "
+            f"smaller {lower}"
         ) from error

@@ -1,7 +1,5 @@
 """Layers against the plain forms that they replace."""
 
-from functools import partial
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -16,7 +14,7 @@ from jaxdrill.nn import functional
 
 
 def normal(seed, *shape):
-    return jax.random.normal(jax.random.key(seed), shape)
+    return jnp.array(np.random.default_rng(seed).normal(size=shape).astype(np.float32))
 
 
 def keys(seed, count):
@@ -25,12 +23,12 @@ def keys(seed, count):
 
 def weighted(function, *arguments):
     """The value of a function, and the gradients of its sum weighted at random."""
-    value, gradient = jax.vjp(function, *arguments)
-    return value, gradient(normal(9, *value.shape))
 
+    def both(weights, *arguments):
+        value, gradient = jax.vjp(function, *arguments)
+        return value, gradient(weights)
 
-def agree(a, b, **tolerance):
-    jax.tree.map(partial(np.testing.assert_allclose, **tolerance), a, b)
+    return jax.jit(both)(normal(9, *jax.eval_shape(function, *arguments).shape), *arguments)
 
 
 def plain_batch_norm(x, scale, bias, relu):
@@ -43,14 +41,13 @@ def plain_batch_norm(x, scale, bias, relu):
 @pytest.mark.parametrize("relu", [True, False])
 def test_batch_norm_is_that_of_flax(relu):
     x, scale, bias = 3 * normal(0, 16, 6, 5, 4) + 1, normal(1, 4), normal(2, 4)
-    for part in range(3):
-        agree(
-            functional.batch_norm(x, scale, bias, relu, None)[part],
-            plain_batch_norm(x, scale, bias, relu)[part],
-            atol=1e-5,
-        )
+    chex.assert_trees_all_close(
+        functional.batch_norm(x, scale, bias, relu, None), plain_batch_norm(x, scale, bias, relu), rtol=0, atol=1e-5
+    )
     ours = weighted(lambda *a: functional.batch_norm(*a, relu, None)[0], x, scale, bias)
-    agree(ours, weighted(lambda *a: plain_batch_norm(*a, relu)[0], x, scale, bias), rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(
+        ours, weighted(lambda *a: plain_batch_norm(*a, relu)[0], x, scale, bias), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_batch_norm_of_a_shared_batch_is_that_of_the_whole():
@@ -64,22 +61,23 @@ def test_batch_norm_of_a_shared_batch_is_that_of_the_whole():
         return y, (dx, lax.psum(dscale, "batch"), lax.psum(dbias, "batch"))
 
     batch, whole = P("batch"), P()
-    on_two = jax.shard_map(
+    on_two = jax.jit(jax.shard_map(
         shared, mesh=mesh, in_specs=(batch, whole, whole, batch), out_specs=(batch, (batch, whole, whole)),
         check_vma=False,
-    )  # fmt: skip
+    ))  # fmt: skip
     alone = weighted(lambda *a: functional.batch_norm(*a, True, None)[0], x, scale, bias)
-    agree(on_two(x, scale, bias, normal(9, *x.shape)), alone, rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(on_two(x, scale, bias, normal(9, *x.shape)), alone, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("side", "size"), [(6, 2), (7, 2), (7, 3), (5, 5)])
 def test_max_pool_is_that_of_flax(side, size):
     """Also where values are equal, as after ReLU: of whole numbers many are."""
     x = jnp.round(normal(0, 4, side, side, 3))
-    agree(
+    chex.assert_trees_all_close(
         weighted(lambda x: functional.max_pool(x, size), x),
         weighted(lambda x: nnx.max_pool(x, (size, size), strides=(size, size)), x),
-    )
+        rtol=0, atol=0,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(("side", "size"), [(6, 2), (7, 3)])
@@ -87,7 +85,7 @@ def test_average_pool(side, size):
     x = normal(0, 4, side, side, 3)
     with jax.numpy_dtype_promotion("standard"):
         expected = nnx.avg_pool(x, (size, size), strides=(size, size))
-    agree(functional.average_pool(x, size), expected, atol=1e-6)
+    chex.assert_trees_all_close(functional.average_pool(x, size), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("form", ["plain", "pairs", "patches"])
@@ -101,7 +99,7 @@ def test_convolutions_are_that_of_xla(form, side, inputs, outputs, kernel, paddi
     arguments = dict(
         window_strides=(1, 1), padding=((padding, padding),) * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
-    agree(
+    chex.assert_trees_all_close(
         weighted(lambda *a: functional.convolve(*a, padding, form), x, weights),
         weighted(lambda *a: lax.conv_general_dilated(*a, **arguments), x, weights),
         rtol=1e-4, atol=1e-4,

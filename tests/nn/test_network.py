@@ -59,7 +59,8 @@ def test_the_layer_table_is_what_the_network_does():
         assert out.size == side * side * channels
         return out.reshape(side, side, channels)[side // 2, side // 2].sum()
 
-    reached = np.abs(jax.grad(value)(jax.random.normal(jax.random.key(0), (1, 28, 28, 1))))[0, ..., 0] > 0
+    gradient = jax.jit(jax.grad(value))(jax.random.normal(jax.random.key(0), (1, 28, 28, 1)))
+    reached = np.abs(gradient)[0, ..., 0] > 0
     rows_reached = np.flatnonzero(reached.any(axis=1))
     assert rows_reached[-1] - rows_reached[0] + 1 == rows[-1].receptive_field
 
@@ -88,15 +89,14 @@ def test_initial_weights_are_uniform_within_one_over_the_root_of_fan_in():
 
 def test_seeds_differ_and_repeat():
     first, again, other = (arrays(config.load("2"), seed)[0] for seed in (1, 1, 2))
-    same = jax.tree.map(np.array_equal, first, again)
-    assert jax.tree.all(same)
+    chex.assert_trees_all_equal(first, again)
     kernels = [leaf for leaf in jax.tree.leaves(jax.tree.map(np.array_equal, first, other))]
     assert kernels.count(False) == 8  # scales are 1 and biases 0 in both
 
 
 def test_steps_with_the_same_network_start_with_the_same_weights():
     params = [arrays(config.load(step), 3)[0] for step in ("2", "5")]
-    assert jax.tree.all(jax.tree.map(np.array_equal, *params))
+    chex.assert_trees_all_equal(*params)
 
 
 def test_no_two_layers_share_a_mask():
@@ -120,12 +120,12 @@ def test_evaluation_neither_drops_nor_learns():
     recipe = config.load("3")
     graph, (params, stats) = network.make_graph(recipe.network), arrays(recipe)
     x = jax.random.normal(jax.random.key(0), (4, 28, 28, 1))
-    logits, after = network.apply(graph, params, stats, x, train=False)
-    alone, _ = network.apply(graph, params, stats, x[:1], train=False)
+    evaluate = jax.jit(lambda x: network.apply(graph, params, stats, x, train=False))
+    train = jax.jit(lambda keys: network.apply(graph, params, stats, x, train=True, keys=keys))
+    (logits, after), (alone, _) = evaluate(x), evaluate(x[:1])
     np.testing.assert_allclose(logits[:1], alone, atol=1e-5)
-    assert jax.tree.all(jax.tree.map(np.array_equal, stats, after))
-    first, moved = network.apply(graph, params, stats, x, train=True, keys=jax.random.split(jax.random.key(1), 4))
-    second, _ = network.apply(graph, params, stats, x, train=True, keys=jax.random.split(jax.random.key(2), 4))
+    chex.assert_trees_all_equal(stats, after)
+    (first, moved), (second, _) = (train(jax.random.split(jax.random.key(seed), 4)) for seed in (1, 2))
     assert not np.allclose(first, second)
     assert not any(jax.tree.leaves(jax.tree.map(np.array_equal, stats, moved)))
 
@@ -157,9 +157,9 @@ def test_weights_have_names():
     params, stats = arrays(recipe)
     weights = network.named_weights(params, stats)
     assert weights["conv1.kernel"].shape == (3, 3, 1, 10) and weights["conv8.kernel"].shape == (1, 1, 16, 10)
-    norm = {name for name in weights if name.startswith("conv7.")}
-    assert norm == {"conv7.kernel", *(f"conv7.batch_norm.{leaf}" for leaf in ("scale", "bias", "mean", "var"))}
-    assert len(weights) == 8 + 7 * 4
+    norms = {f"conv{n}.batch_norm.{leaf}" for n in range(1, 8) for leaf in ("scale", "bias", "mean", "var")}
+    assert set(weights) == norms | {f"conv{n}.kernel" for n in range(1, 9)}
+    assert not np.any(weights["conv7.batch_norm.mean"]) and np.all(weights["conv7.batch_norm.var"] == 1)
     chex.assert_trees_all_equal(network.from_named_weights(weights), (params, stats))
     assert [row.name for row in layer_table(recipe.network)][2:5] == ["conv3", "pool1", "conv4"]
 
@@ -202,6 +202,11 @@ def test_a_new_kind_is_composed_of_others():
     graph, (params, stats) = network.make_graph(layers), network.init(layers, jax.random.key(0))
     names = set(network.named_weights(params, stats))
     assert {"residual1.inner.conv1.kernel", "residual1.inner.conv1.batch_norm.mean", "conv2.kernel"} < names
+    weights = network.named_weights(params, stats)
+    assert sum(np.size(a) for name, a in weights.items() if not name.endswith((".mean", ".var"))) == sum(
+        row.parameters for row in table
+    )
+    chex.assert_trees_all_equal(network.from_named_weights(weights), (params, stats))
     x = jax.random.normal(jax.random.key(1), (4, 28, 28, 1))
     keys = jax.random.split(jax.random.key(2), 4)
 

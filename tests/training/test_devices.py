@@ -29,6 +29,17 @@ def test_devices_share_seeds_then_a_batch_evenly_or_not_at_all(seeds, batch_size
     assert (mesh.axis_names, mesh.devices.shape) == (("seeds", "batch"), shape)
 
 
+@pytest.mark.parametrize(
+    ("seeds", "batch_size", "count", "shape"),
+    [(3, 128, 4, (3, 1)), (2, 128, 4, (2, 2)), (1, 128, 8, (1, 4)), (10, 128, 8, (5, 1)), (2, 96, 8, (2, 3))],
+)
+def test_meshes_of_more_devices(seeds, batch_size, count, shape):
+    """As many as divide the seeds, then as many for a seed as leave each 32 images; in order, and no more."""
+    found = devices.make_mesh(seeds, batch_size, [Device("gpu", None, n) for n in range(count)]).devices
+    assert [device.id for device in found.ravel()] == list(range(shape[0] * shape[1]))
+    assert found.shape == shape
+
+
 def test_too_small_a_shard_is_not_worth_a_device(monkeypatch):
     monkeypatch.setattr(devices, "SMALLEST_SHARD", 65)
     assert devices.make_mesh(1, 128).size == 1
@@ -71,8 +82,9 @@ def test_strategies_by_platform():
 class Device:
     """One that reports so many bytes of memory, or nothing."""
 
-    def __init__(self, platform, limit):
-        self.platform, self.limit = platform, limit
+    def __init__(self, platform, limit, number=0):
+        self.platform, self.limit, self.id, self.process_index = platform, limit, number, 0
+        self.device_kind, self.client = platform, None
 
     def memory_stats(self):
         return self.limit and {"bytes_limit": self.limit}
@@ -131,7 +143,7 @@ def test_psum_tree():
         return psum_tree({"a": x, "n": x[0].astype(jnp.int32)}, "batch")
 
     found = jax.shard_map(summed, mesh=mesh, in_specs=P("batch"), out_specs=P(), check_vma=False)(jnp.arange(4.0))
-    chex.assert_trees_all_equal(found, {"a": jnp.array([2.0, 4.0]), "n": jnp.int32(2)})
+    chex.assert_trees_all_equal(found, {"a": jnp.array([2.0, 4.0]), "n": jnp.int32(2)}, strict=True)
 
 
 def test_an_option_that_this_compiler_lacks_is_left_out(monkeypatch):

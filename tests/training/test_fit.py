@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import chex
@@ -20,6 +21,7 @@ from jaxdrill.data import FILES, Dataset
 from jaxdrill.errors import RunError, UsageError
 from jaxdrill.nn import network
 from jaxdrill.nn.architecture import layer_table
+from jaxdrill.nn.layers import Conv
 from jaxdrill.recipe import Average, Optimizer, Schedule
 from jaxdrill.training import devices, metrics, program, step
 from jaxdrill.training.augmentation import normalize
@@ -64,7 +66,8 @@ def test_20_training_steps_agree_with_pytorch(case):
     # optax.adam mixes int32 and float32
     with jax.numpy_dtype_promotion("standard" if optimizer_name == "adam" else "strict"):
         state = step.TrainState(jnp.int32(0), params, batch_stats, optimizer.init(params))
-        train_step = jax.jit(chex.assert_max_traces(step.make_train_step(recipe, graph, optimizer), n=1))
+        traced_once = chex.assert_max_traces(step.make_train_step(recipe, graph, optimizer), n=1)
+        train_step = jax.jit(traced_once, compiler_options=devices.compiler_options("cpu"))
         for image_batch, label_batch in zip(images, labels, strict=True):
             state, sums = train_step(state, image_batch, label_batch, jax.random.key(0))
             losses.append(sums.mean_loss)
@@ -98,6 +101,23 @@ def compiled(tiny, digits):
 def pair(tiny, digits):
     """Two seeds, one a device."""
     return Program(tiny, digits, 2)
+
+
+@pytest.fixture(scope="module")
+def scanned(tiny, digits):
+    return Program(changed(tiny, execution={"epoch": "scan"}), digits)
+
+
+@pytest.fixture
+def compiled_when_called(monkeypatch):
+    """Programs compile only what a test calls."""
+    original = Program._compile
+
+    def lazily(self, lowered):
+        compiled = cache(lambda: original(self, lowered))
+        return lambda *arguments: compiled()(*arguments)
+
+    monkeypatch.setattr(Program, "_compile", lazily)
 
 
 def changed(recipe, **fields):
@@ -180,7 +200,7 @@ def test_batches_follow_the_order_and_the_last_one_is_short(digits):
 
 
 @pytest.mark.parametrize("evaluation_batch", [1000, 70, 7])
-def test_evaluation_is_exact_for_any_batch(tiny, digits, monkeypatch, evaluation_batch):
+def test_evaluation_is_exact_for_any_batch(tiny, digits, monkeypatch, evaluation_batch, compiled_when_called):
     monkeypatch.setattr(program, "EVALUATION_BATCH", evaluation_batch)
     compiled = Program(tiny, digits)
     state = compiled.start(compiled.root_keys([1])).state
@@ -195,7 +215,7 @@ def test_evaluation_is_exact_for_any_batch(tiny, digits, monkeypatch, evaluation
     np.testing.assert_allclose(found[0], logits, rtol=1e-4, atol=1e-5)
 
 
-def test_seeds_of_the_same_number_are_paired_across_steps(tiny, digits):
+def test_seeds_of_the_same_number_are_paired_across_steps(tiny, digits, compiled_when_called):
     """Recipes of one network: a seed starts from the same weights, in the same order."""
     recipes = [tiny, changed(tiny, augmentation={"rotation_degrees": 0.0}, optimizer={"momentum": 0.5})]
     programs = [Program(recipe, digits) for recipe in recipes]
@@ -241,7 +261,6 @@ import sys, numpy as np, jax
 from jaxdrill import config, data
 from jaxdrill.training.fit import fit
 from jaxdrill.training.program import Program
-from jaxdrill.training.random import Stream, root_key, stream
 few = np.load(sys.argv[2])
 digits = data.Dataset("digits", *(few[name] for name in data.FILES))
 *_, last = fit(Program(config.load(sys.argv[1]), digits), [1])
@@ -249,7 +268,11 @@ np.save(sys.argv[3], last.logits)
 """
     np.savez(tmp_path / "few.npz", **{name: getattr(digits, name) for name in FILES})
     files = [tiny_recipe, tmp_path / "few.npz", tmp_path / "logits.npy"]
-    environment = {"JAX_DEFAULT_PRNG_IMPL": "rbg", "JAX_THREEFRY_PARTITIONABLE": "0", "JAX_NUM_CPU_DEVICES": "2"}
+    environment = {
+        "JAX_DEFAULT_PRNG_IMPL": "rbg", "JAX_THREEFRY_PARTITIONABLE": "0", "JAX_NUM_CPU_DEVICES": "2",
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+    }  # fmt: skip
     subprocess.run([sys.executable, "-c", code, *files], check=True, cwd=ROOT, env=os.environ | environment)
     assert np.array_equal(np.load(tmp_path / "logits.npy"), results(compiled, [1])[-1].logits)
 
@@ -278,19 +301,14 @@ def test_a_progress_is_used_up(compiled):
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves((progress.state.params, progress.state.opt_state)))
 
 
-def test_two_devices_compute_what_one_does(tiny, digits, monkeypatch):
+def test_two_devices_compute_what_one_does(tiny, digits, compiled):
     """Dropout, rotation, order and batch norm are those of the whole batch, however many devices share it."""
-    constant = changed(tiny, batch_size=480)  # 480, 480 and 477: the devices cannot share the last
-    found = []
-    for smallest_shard in (32, 480):
-        monkeypatch.setattr(devices, "SMALLEST_SHARD", smallest_shard)
-        each = Program(constant, digits)
-        last = results(each, [1])[-1]
-        found.append((each.mesh.size, one(last.progress.state), one(last.train)))
-    (two, state, sums), (single, alone, alone_sums) = found
-    assert (two, single) == (2, 1)
-    np.testing.assert_allclose(sums.mean_loss, alone_sums.mean_loss, rtol=1e-4)
-    chex.assert_trees_all_close(state.params, alone.params, atol=1e-3)
+    single = Program(tiny, digits, mesh=devices.make_mesh(1, 512, jax.devices()[:1]))
+    assert (compiled.mesh.size, single.mesh.size, compiled.rest % 2) == (2, 1, 1)  # they cannot share the last batch
+    two, alone = (results(each, [1])[-1] for each in (compiled, single))
+    chex.assert_trees_all_equal(two.train.count, alone.train.count)
+    np.testing.assert_allclose(one(two.train).mean_loss, one(alone.train).mean_loss, rtol=1e-4)
+    chex.assert_trees_all_close(two.progress.state.params, alone.progress.state.params, rtol=0, atol=1e-3)
 
 
 def test_one_device_sums_over_no_others(tiny, digits, compiled, pair):
@@ -302,23 +320,26 @@ def test_one_device_sums_over_no_others(tiny, digits, compiled, pair):
     assert count(compiled) > 0 and count(pair) == 0
 
 
-def final(recipe, digits, seeds, **execution):
+def final(program, seeds):
     """The last epoch's training sums and test sums, and the parameters."""
-    last = results(Program(changed(recipe, execution=execution), digits, len(seeds)), seeds)[-1]
+    last = results(program, seeds)[-1]
     return last.train, last.test, last.progress.state.params
 
 
-def test_however_an_epoch_runs_it_computes_the_same(tiny, digits):
-    small = changed(tiny, batch_size=240)  # 5 full batches, and a rest of 237
-    steps, scan = (final(small, digits, [1], epoch=each) for each in ("steps", "scan"))
+def test_however_an_epoch_runs_it_computes_the_same(compiled, scanned):
+    assert [list(each.launches(0)) for each in (compiled, scanned)] == [
+        [(1, 512), (1, 512), (1, 413)], [(2, 512), (1, 413)]
+    ]  # fmt: skip
+    steps, scan = (final(each, [1]) for each in (compiled, scanned))
     assert int(scan[0].count[0]) == 1437
     chex.assert_trees_all_close(steps, scan, rtol=2e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("convolution", ["pairs", "patches"])
-def test_however_convolutions_are_computed_the_result_is_the_same(tiny, digits, convolution):
-    plain, other = (final(tiny, digits, [1], convolution=each) for each in ("plain", convolution))
-    chex.assert_trees_all_close(plain, other, rtol=2e-3, atol=1e-3)
+@pytest.mark.parametrize("convolution", ["plain", "patches"])
+def test_however_convolutions_are_computed_the_result_is_the_same(tiny, digits, compiled, convolution):
+    other = Program(changed(tiny, execution={"convolution": convolution}), digits)
+    assert (compiled.execution.convolution, other.execution.convolution) == ("pairs", convolution)
+    chex.assert_trees_all_close(final(compiled, [1]), final(other, [1]), rtol=2e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -331,32 +352,55 @@ def test_however_convolutions_are_computed_the_result_is_the_same(tiny, digits, 
     ],
 )
 def test_seeds_trained_together_are_those_trained_alone(tiny, digits, compiled, seeds, execution):
-    group = final(tiny, digits, seeds, **execution)
+    group = final(Program(changed(tiny, execution=execution), digits, len(seeds)), seeds)
     for n, seed in enumerate(seeds):
-        last = results(compiled, [seed])[-1]
-        alone = one((last.train, last.test, last.progress.state.params))
         mine = jax.tree.map(lambda a, n=n: a[n], group)
-        chex.assert_trees_all_close(mine, alone, rtol=2e-3, atol=2e-3)
+        chex.assert_trees_all_close(mine, one(final(compiled, [seed])), rtol=2e-3, atol=2e-3)
 
 
-def test_a_scan_may_begin_within_an_epoch(tiny, digits, compiled):
+def test_a_scan_may_begin_within_an_epoch(compiled, scanned):
     """Progress from steps, continued by a scan."""
     whole = results(compiled, [1])
-    scan = Program(changed(tiny, execution={"epoch": "scan"}), digits)
-    rest = results(scan, [1], progress_after(compiled, [1], 1))  # of 3 steps
+    rest = results(scanned, [1], progress_after(compiled, [1], 1))  # of 3 steps
     assert [result.step for result in rest] == [3, 6]
     assert int(one(rest[0].train).count) == 1437
     np.testing.assert_allclose(one(rest[1].train).mean_loss, one(whole[1].train).mean_loss, rtol=1e-3)
 
 
-@pytest.mark.parametrize(("precision", "algorithm"), [("float32", "HIGHEST"), ("bfloat16", "DEFAULT")])
-def test_products_have_the_precision_of_the_recipe(tiny, digits, precision, algorithm):
+@pytest.mark.parametrize(
+    ("precision", "algorithm"), [("float32", "HIGHEST"), ("tensorfloat32", "HIGH"), ("bfloat16", "DEFAULT")]
+)
+def test_products_have_the_precision_of_the_recipe(tiny, digits, precision, algorithm, monkeypatch):
+    """Every convolution of a step, forward and backward: three of the last layer, two of the first."""
+    monkeypatch.setattr(Program, "_compile", lambda self, lowered: lowered)
     execution = {"matmul_precision": precision, "convolution": "plain"}
-    each = Program(changed(tiny, execution=execution), digits)
-    with each._numerics():
-        text = each._launch(1, 512).as_text()
-    kinds = set(re.findall(r"precision_config = \[#stablehlo<precision (\w+)>", text)) or {"DEFAULT"}
-    assert kinds == {algorithm}
+    text = Program(changed(tiny, execution=execution), digits).compiled[1, 512].as_text()
+    convolutions = [line for line in text.splitlines() if "stablehlo.convolution" in line]
+    assert len(convolutions) == 5
+    for line in convolutions:
+        assert re.findall(r"<precision (\w+)>", line) == [algorithm] * 2
+
+
+def test_label_smoothing_is_trained_and_not_reported(tiny):
+    """One step of SGD without momentum moves the weights by the gradient of the smoothed loss; the sums are plain."""
+    layers = (Conv(conv=10, kernel=28, relu=False),)
+    recipe = changed(
+        tiny, network=layers, augmentation={"rotation_degrees": 0.0}, loss={"label_smoothing": 0.2},
+        optimizer={"momentum": 0.0, "learning_rate": 1.0},
+    )  # fmt: skip
+    optimizer = make_optimizer(recipe.optimizer, make_schedule(Schedule(), 1.0, 1, 1))
+    state = step.make_state(recipe, optimizer, root_key(0))
+    images, labels = (array[0] for array in parity_inputs.batches())
+    train_step = jax.jit(step.make_train_step(recipe, network.make_graph(layers), optimizer))
+    after, sums = train_step(state, images, jnp.array(labels), root_key(0))
+    pixels = np.asarray(normalize(jnp.array(images)), np.float64).reshape(len(labels), -1)
+    logits = pixels @ np.asarray(state.params["conv1"]["kernel"], np.float64).reshape(-1, 10)
+    chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    np.testing.assert_allclose(sums.mean_loss, -np.log(chances[np.arange(64), labels]).mean(), rtol=1e-5)
+    targets = 0.8 * np.eye(10)[labels] + 0.02
+    gradient = pixels.T @ (chances - targets) / 64
+    moved = np.asarray(state.params["conv1"]["kernel"] - after.params["conv1"]["kernel"]).reshape(-1, 10)
+    np.testing.assert_allclose(moved, gradient, atol=1e-5)
 
 
 def test_an_average_of_the_weights_is_evaluated(tiny, digits, compiled):
@@ -385,6 +429,30 @@ def test_the_average_by_hand():
     assert step.update_average(0.0, jnp.int32(0), None, {"a": jnp.float32(1)}) is None
 
 
+def test_each_image_of_each_step_draws_anew(tiny, monkeypatch):
+    """The angle and the dropout of each have a key that nothing else has."""
+    recipe, drawn = changed(tiny, network=(Conv(conv=10, kernel=28, relu=False),)), []
+
+    def spy_augment(augmentation, keys, images):
+        drawn.append(keys)
+        return normalize(images)
+
+    def spy_apply(*arguments, keys, **options):
+        drawn.append(keys)
+        return original(*arguments, keys=keys, **options)
+
+    original = network.apply
+    monkeypatch.setattr(step, "augment", spy_augment)
+    monkeypatch.setattr(network, "apply", spy_apply)
+    optimizer = make_optimizer(recipe.optimizer, make_schedule(Schedule(), 0.01, 1, 1))
+    train_step = step.make_train_step(recipe, network.make_graph(recipe.network), optimizer)
+    state = step.make_state(recipe, optimizer, root_key(0))
+    for _ in range(2):
+        state, _ = train_step(state, jnp.zeros((200, 28, 28, 1), jnp.uint8), jnp.zeros(200, jnp.int32), root_key(0))
+    words = np.concatenate([jax.random.key_data(keys) for keys in drawn])
+    assert len(drawn) == 4 and len(np.unique(words, axis=0)) == len(words) == 800
+
+
 def test_the_diverging_seed_of_a_group_is_named(pair):
     progress = pair.start(pair.root_keys([7, 8]))
     broken = jax.tree.map(lambda a: a.at[1].set(jnp.nan) if a.dtype == jnp.float32 else a, progress)
@@ -392,7 +460,7 @@ def test_the_diverging_seed_of_a_group_is_named(pair):
         list(fit(pair, [7, 8], jax.device_put(broken, pair.sharding)))
 
 
-def test_a_loss_that_is_not_finite_stops_at_once(tiny, digits):
+def test_a_loss_that_is_not_finite_stops_at_once(tiny, digits, compiled_when_called):
     wild, steps = changed(tiny, optimizer={"learning_rate": 1e30}), []
     with pytest.raises(RunError) as error:
         list(fit(Program(wild, digits), [1], watch=lambda progress, step, losses, seconds: steps.append(losses)))
