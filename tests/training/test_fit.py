@@ -23,7 +23,7 @@ from jaxdrill.nn import network
 from jaxdrill.nn.architecture import layer_table
 from jaxdrill.nn.layers import Conv
 from jaxdrill.recipe import Average, Optimizer, Schedule
-from jaxdrill.training import devices, metrics, program, step
+from jaxdrill.training import devices, lowering, metrics, step
 from jaxdrill.training.augmentation import normalize
 from jaxdrill.training.fit import fit
 from jaxdrill.training.optimizer import make_optimizer, make_schedule
@@ -201,7 +201,7 @@ def test_batches_follow_the_order_and_the_last_one_is_short(digits):
 
 @pytest.mark.parametrize("evaluation_batch", [1000, 70, 7])
 def test_evaluation_is_exact_for_any_batch(tiny, digits, monkeypatch, evaluation_batch, compiled_when_called):
-    monkeypatch.setattr(program, "EVALUATION_BATCH", evaluation_batch)
+    monkeypatch.setattr(lowering, "EVALUATION_BATCH", evaluation_batch)
     compiled = Program(tiny, digits)
     state = compiled.start(compiled.root_keys([1])).state
     sums, found = compiled.evaluate(state)
@@ -228,7 +228,7 @@ def test_seeds_of_the_same_number_are_paired_across_steps(tiny, digits, compiled
 
 def test_no_program_is_queued_behind_another(tiny, digits, monkeypatch):
     """On two CPU devices queued programs that sum over the devices deadlock, and XLA then aborts the process."""
-    monkeypatch.setattr(program, "EVALUATION_BATCH", 7)
+    monkeypatch.setattr(lowering, "EVALUATION_BATCH", 7)
     compiled = Program(tiny, digits)
     ready = []
 
