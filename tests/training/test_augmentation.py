@@ -1,8 +1,11 @@
 """Rotation against PIL, and scaling."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from PIL import Image
 
 from jaxdrill.recipe import Augmentation
@@ -15,9 +18,15 @@ def test_rotation_by_0_is_the_identity_and_by_90_is_rot90(digits):
     assert np.array_equal(augmentation.rotate(images, jnp.full(8, 90.0), 1), np.rot90(images, axes=(1, 2)))
 
 
-def test_rotation_agrees_with_pil(digits):
+@pytest.mark.parametrize(
+    ("degrees", "pick"),
+    [(7, augmentation.gather), (7, partial(augmentation.shifts, 2)), (7, augmentation.products),
+     (180, augmentation.gather), (180, augmentation.products)],
+)  # fmt: skip
+def test_rotation_agrees_with_pil(digits, degrees, pick, monkeypatch):
+    monkeypatch.setattr(augmentation, "gather", pick)  # what is used on CPU
     images = digits.train_images[:200]
-    angles = np.random.default_rng(0).uniform(-7, 7, 200).astype(np.float32)
+    angles = np.random.default_rng(0).uniform(-degrees, degrees, 200).astype(np.float32)
     expected = [
         np.asarray(Image.fromarray(image[..., 0]).rotate(float(angle), Image.Resampling.NEAREST, fillcolor=1))
         for image, angle in zip(images, angles, strict=True)
@@ -26,6 +35,17 @@ def test_rotation_agrees_with_pil(digits):
     assert rotated.dtype == np.uint8
     assert np.mean(rotated[..., 0] == np.stack(expected)) >= 0.999
     assert np.mean(rotated == images) < 0.95  # the angles matter
+
+
+@pytest.mark.parametrize("degrees", [0.5, 3, 7, 12])
+def test_shifts_reach_as_far_as_the_largest_angle_moves_a_pixel(degrees, monkeypatch):
+    images = np.random.default_rng(0).integers(0, 256, (64, 28, 28, 1), dtype=np.uint8)
+    angles = np.linspace(-degrees, degrees, 64, dtype=np.float32)
+    expected, reach = augmentation.rotate(images, angles, 1), augmentation.farthest(degrees, 28)
+    monkeypatch.setattr(augmentation, "gather", partial(augmentation.shifts, reach))
+    assert np.array_equal(augmentation.rotate(images, angles, 1), expected)
+    monkeypatch.setattr(augmentation, "gather", partial(augmentation.shifts, reach - 1))
+    assert reach == 0 or not np.array_equal(augmentation.rotate(images, angles, 1), expected)
 
 
 def test_random_rotation_draws_an_angle_for_each_image_within_the_range():
