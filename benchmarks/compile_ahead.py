@@ -54,8 +54,8 @@ def cases() -> list[Case]:
 
 def mnist() -> Dataset:
     """As many images as MNIST has, all black: only the sizes matter."""
-    arrays = [np.zeros((count, *shape), np.uint8) for count in (60_000, 10_000) for shape in ((28, 28, 1), ())]
-    return Dataset("mnist", *arrays)
+    train, test = ((np.zeros((count, 28, 28, 1), np.uint8), np.zeros(count, np.uint8)) for count in (60_000, 10_000))
+    return Dataset("mnist", *train, *test)
 
 
 def described(case: Case) -> Lowering:
@@ -97,7 +97,7 @@ def roofline(flop: float, bytes_accessed: float, precision: str) -> dict[str, fl
 
 
 def lower_for_gpus() -> dict[str, Any]:
-    """The programs of each recipe, with one seed and with eight, exported for NVIDIA's and AMD's GPUs: bytes of each."""
+    """The programs of each recipe, of one seed and of eight, exported for NVIDIA's and AMD's GPUs: bytes of each."""
     from jax import export
 
     found: dict[str, Any] = {}
@@ -170,7 +170,9 @@ def main() -> None:
     results = [each for each in known if {key: each[key] for key in cases()[0]} in cases()]
     chosen = [case for case in cases() if not options.step or case["step"] in options.step]
     for case in chosen:
-        results = [each for each in results if {key: each[key] for key in case} != case] + [measure(case, options.limit)]
+        results = [each for each in results if {key: each[key] for key in case} != case] + [
+            measure(case, options.limit)
+        ]
         print(line(results[-1]), flush=True)
         about = {"versions": {name: version(name) for name in ("jax", "jaxlib", "libtpu")}, "steps_a_scan": 468,
                  "peak_flops": PEAK, "bandwidth": BANDWIDTH, "memory": MEMORY,

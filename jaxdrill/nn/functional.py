@@ -175,7 +175,28 @@ def plain_convolution(
     x: jax.Array, kernel: jax.Array, padding: Padding, strides: tuple[int, int] = (1, 1)
 ) -> jax.Array:
     """XLA's own convolution."""
-    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    def convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    if x.shape[-1] > 1 or strides != (1, 1):
+        return convolution(x, kernel)
+    return lax.platform_dependent(x, kernel, tpu=partial(tap_convolution, padding=padding), default=convolution)
+
+
+def tap_convolution(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
+    """A sum of shifted images times a number each, for one channel: a TPU's matrix unit would be empty, and its
+    compiler spends minutes on the gradient of such a kernel."""
+    views = zip(_views(x, kernel, padding), kernel.reshape(-1, kernel.shape[-1]), strict=True)
+    return reduce(jnp.add, [view * _channels(weights) for view, weights in views])
+
+
+def _views(x: jax.Array, kernel: jax.Array, padding: Padding) -> list[jax.Array]:
+    """What each place of the kernel sees, row by row."""
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    rows, columns = kernel.shape[:2]
+    height, width = x.shape[1] - rows + 1, x.shape[2] - columns + 1
+    return [x[:, i : i + height, j : j + width] for i in range(rows) for j in range(columns)]
 
 
 def patch_convolution(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
@@ -183,11 +204,7 @@ def patch_convolution(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.
 
     Under `vmap` over kernels a convolution becomes a grouped one, which is slow; this becomes a batched product.
     """
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    rows, columns, _, channels = kernel.shape
-    height, width = x.shape[1] - rows + 1, x.shape[2] - columns + 1
-    patches = [x[:, i : i + height, j : j + width] for i in range(rows) for j in range(columns)]
-    return jnp.concatenate(patches, axis=-1) @ kernel.reshape(-1, channels)
+    return jnp.concatenate(_views(x, kernel, padding), axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -98,8 +98,9 @@ def compiler_options(platform: str) -> dict[str, Any]:
 def resolve(execution: Execution, platform: str, seeds_per_device: int) -> Execution:
     """The strategy with every `auto` replaced by what suits the platform and as many seeds on each device."""
     cpu = platform == "cpu"
+    one = seeds_per_device == 1 or platform == "tpu"
     automatic = {"epoch": "steps" if cpu else "scan",
-                 "convolution": "pairs" if cpu else "plain" if seeds_per_device == 1 else "patches"}  # fmt: skip
+                 "convolution": "pairs" if cpu else "plain" if one else "patches"}  # fmt: skip
     return execution.model_copy(
         update={key: value for key, value in automatic.items() if getattr(execution, key) == "auto"}
     )
@@ -186,15 +187,32 @@ def explained_memory_errors(config: Config, num_seeds: int) -> Iterator[None]:
     """A device out of memory becomes one line.
 
     Raises:
-        RunError: with what to lower.
+        RunError: with what to lower, and a value that should fit.
     """
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        lower = f"--execution.seeds-together (now {num_seeds})" if num_seeds > 1 else "--batch-size"
-        raise RunError(
-            f"the device has too little memory for {num_seeds} seed(s) of batches of {config.batch_size}; choose a "
-            f"smaller {lower}"
-        ) from error
+        found = at_hand()
+        fitting = max(1, min(num_seeds // 2, len(found) * most_seeds_per_device(config, found[0])))
+        lower = f"--execution.seeds-together {fitting}" if num_seeds > 1 else "a smaller --batch-size"
+        what = f"{num_seeds} seed(s) of batches of {config.batch_size}"
+        raise RunError(f"the device has too little memory for {what}; choose {lower}") from error
+
+
+def at_hand() -> Sequence[Any]:
+    """The devices of the backend in use.
+
+    Raises:
+        RunError: there are none of the platform that was asked for, or another process holds them.
+    """
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:  # without a plugin for GPUs JAX only asserts
+        platforms = jax.config.jax_platforms  # type: ignore
+        if "already in use" in f"{error}" or "lockfile" in f"{error}":
+            what = f"another process holds the TPU; end it ({error})"
+        else:
+            what = f"no {platforms} device can be used ({error})"
+        raise RunError(f"{what}, or set JAX_PLATFORMS=cpu") from error

@@ -73,7 +73,8 @@ def test_seeds_are_grouped_evenly(count, num_devices, per_device, together, size
 def test_strategies_by_platform():
     assert devices.resolve(Execution(), "cpu", 1) == Execution(epoch="steps", convolution="pairs")
     assert devices.resolve(Execution(), "gpu", 1) == Execution(epoch="scan", convolution="plain")
-    assert devices.resolve(Execution(), "tpu", 8) == Execution(epoch="scan", convolution="patches")
+    assert devices.resolve(Execution(), "gpu", 8) == Execution(epoch="scan", convolution="patches")
+    assert devices.resolve(Execution(), "tpu", 8) == Execution(epoch="scan", convolution="plain")
     own = Execution(epoch="steps", seeds_together=5, convolution="plain", matmul_precision="bfloat16")
     assert devices.resolve(own, "tpu", 8) == own
     assert devices.compiler_options("gpu") == {}
@@ -96,22 +97,53 @@ def test_as_many_seeds_as_the_memory_holds():
     assert devices.most_seeds_per_device(small, Device("gpu", None)) == 32
     assert devices.most_seeds_per_device(small, Device("gpu", 80 * 2**30)) == 32
     assert devices.most_seeds_per_device(large, Device("gpu", 80 * 2**30)) == 32
-    fitting = devices.most_seeds_per_device(large, Device("tpu", 8 * 2**30))
+    fitting = devices.most_seeds_per_device(large, Device("gpu", 8 * 2**30))
     assert 4 <= fitting < 32
     assert 32 * devices.seed_bytes(large, "patches") > 10 * 2**30
     assert devices.most_seeds_per_device(large, Device("tpu", 2**20)) == 1
-    plain = config.load("1", {"execution.convolution": "plain"})
-    assert fitting < devices.most_seeds_per_device(plain, Device("tpu", 8 * 2**30))
+    assert fitting < devices.most_seeds_per_device(large, Device("tpu", 8 * 2**30))  # plain, not patches
 
 
-@pytest.mark.parametrize(("seeds", "lower"), [(8, r"--execution.seeds-together \(now 8\)"), (1, "--batch-size")])
-def test_a_device_out_of_memory_is_one_line(seeds, lower):
-    message = f"too little memory for {seeds} seed.*choose a smaller {lower}"
+@pytest.mark.parametrize(
+    ("device", "seeds", "lower"),
+    [(Device("gpu", 80 * 2**30), 30, "--execution.seeds-together 15"),
+     (Device("gpu", 2 * 2**30), 30, "--execution.seeds-together 2"),
+     (Device("tpu", 2 * 2**30), 30, "--execution.seeds-together 5"),
+     (Device("cpu", None), 8, "--execution.seeds-together 1"), (Device("cpu", None), 1, "a smaller --batch-size")],
+)  # fmt: skip
+def test_a_device_out_of_memory_is_one_line_with_what_fits(device, seeds, lower, monkeypatch):
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    message = f"too little memory for {seeds} seed.*; choose {lower}$"
     with pytest.raises(RunError, match=message) as error, devices.explained_memory_errors(config.load("1"), seeds):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 bytes.\nx")
     assert "\n" not in str(error.value)
     with pytest.raises(jax.errors.JaxRuntimeError), devices.explained_memory_errors(config.load("1"), seeds):
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [(RuntimeError("ABORTED: The TPU is already in use by process with pid 7."), "another process holds .*pid 7"),
+     (AssertionError(), "no .* device can be used.*JAX_PLATFORMS=cpu"),
+     (RuntimeError("Unable to initialize backend 'tpu'"), "device can be used.*'tpu'")],
+)  # fmt: skip
+def test_no_device_is_one_line(error, line, monkeypatch):
+    def refuse():
+        raise error
+
+    monkeypatch.setattr(jax, "devices", refuse)
+    with pytest.raises(RunError, match=line):
+        devices.at_hand()
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda", "abacus"])
+def test_the_command_without_the_platform_asked_for(platform, tmp_path):
+    command = [sys.executable, "-m", "jaxdrill.main", "--data", "digits", "--workdir", f"{tmp_path / 'run'}"]
+    environment = os.environ | {"JAX_PLATFORMS": platform, "TPU_SKIP_MDS_QUERY": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and platform in done.stderr
+    assert "Traceback" not in done.stderr and done.stderr.splitlines()[-1].startswith("jaxdrill: ")
+    assert not (tmp_path / "run").exists()
 
 
 def test_windows_has_no_such_library(monkeypatch):
