@@ -22,7 +22,7 @@ from jaxdrill import config as recipes
 from jaxdrill import data
 from jaxdrill.nn.architecture import trace
 from jaxdrill.recipe import Config, Execution
-from jaxdrill.training import augmentation, devices
+from jaxdrill.training import augmentation, backend
 from jaxdrill.training.fit import fit
 from jaxdrill.training.program import Program
 
@@ -125,7 +125,7 @@ def main() -> None:
         parser.error(f"{options.out.absolute().parent} is not a folder; create it")
     began = time.perf_counter()
     recipe = recipes.load(options.step)
-    devices.set_up(4 * trace(recipe.network)[-1].activations * recipe.batch_size)
+    backend.set_up(4 * trace(recipe.network)[-1].activations * recipe.batch_size)
     with np.load(options.pack) as arrays:
         dataset = data.Dataset("mnist", **{name: arrays[name] for name in data.FILES})
     names = [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices()]

@@ -248,10 +248,10 @@ class Jaxdrill:
         import jax
 
         from jaxdrill.nn.architecture import trace
-        from jaxdrill.training import devices
+        from jaxdrill.training import backend, devices
         from jaxdrill.training.program import Program
 
-        devices.set_up(4 * trace(config.network)[-1].activations * config.batch_size)
+        backend.set_up(4 * trace(config.network)[-1].activations * config.batch_size)
         most = devices.most_seeds_per_device(config, jax.devices()[0])
         seeds = range(config.seed, config.seed + config.seeds)
         self.groups = devices.plan_groups(seeds, len(jax.devices()), most, config.execution.seeds_together)

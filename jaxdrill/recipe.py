@@ -68,9 +68,10 @@ class Execution(Table):
         ge=0,
         description="seeds trained at once; 0 is one a device on CPU, else as many as fit, up to 32 a device",
     )
-    convolution: Literal["auto", "plain", "pairs", "patches"] = Field(
+    convolution: Literal["auto", "plain", "pairs", "patches", "taps"] = Field(
         default="auto",
-        description="how it is computed; auto is pairs on CPU, patches for several seeds on a device, else plain",
+        description="how it is computed; auto is pairs on CPU; for several seeds on a device plain on TPU and patches "
+        "on GPU; for one taps on TPU and plain on GPU",
     )
     matmul_precision: Literal["float32", "tensorfloat32", "bfloat16"] = Field(
         default="float32",

@@ -4,16 +4,12 @@ import math
 from functools import partial, reduce
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.extend.random import threefry_2x32
 
 EPSILON = 1e-5  # of batch norm; PyTorch's default
-THIN = 512  # channels in times channels out
-
-Padding = tuple[tuple[int, int], tuple[int, int]]  # before and after, rows and columns
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -151,90 +147,3 @@ def dropout(keys: jax.Array, x: jax.Array, rate: float) -> jax.Array:
     words = jax.vmap(threefry_2x32, (0, None))(jax.random.key_data(keys), counts).reshape(len(x), *shape)
     kept = jnp.concatenate([(words & 0xFFFF) >= threshold, (words >> 16) >= threshold], 1)[:, : x.shape[1]]
     return jnp.where(kept, x * (65536 / (65536 - threshold)), 0)
-
-
-def convolve(x: jax.Array, kernel: jax.Array, padding: int, form: str) -> jax.Array:
-    """A convolution of stride 1, without dilation or feature groups, computed in one of the forms of `FORMS`.
-
-    Args:
-        x: float32[B, H, W, I].
-        kernel: float32[K, K, I, O].
-        padding: zeros added on each side, pixels.
-        form: `plain` is XLA's own, `pairs` takes two columns at a time, `patches` is one matrix product.
-
-    Returns:
-        float32[B, H + 2 padding - K + 1, W + 2 padding - K + 1, O].
-    """
-    chex.assert_shape(kernel, (None, None, x.shape[-1], None))
-    if kernel.shape[:2] == (1, 1) and not padding:  # a matrix product, whose gradient is faster than a convolution's
-        return x @ kernel[0, 0]
-    return FORMS[form](x, kernel, ((padding, padding), (padding, padding)))
-
-
-def plain_convolution(
-    x: jax.Array, kernel: jax.Array, padding: Padding, strides: tuple[int, int] = (1, 1)
-) -> jax.Array:
-    """XLA's own convolution."""
-
-    def convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-    if x.shape[-1] > 1 or strides != (1, 1):
-        return convolution(x, kernel)
-    return lax.platform_dependent(x, kernel, tpu=partial(tap_convolution, padding=padding), default=convolution)
-
-
-def tap_convolution(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
-    """A sum of shifted images times a number each, for one channel: a TPU's matrix unit would be empty, and its
-    compiler spends minutes on the gradient of such a kernel."""
-    views = zip(_views(x, kernel, padding), kernel.reshape(-1, kernel.shape[-1]), strict=True)
-    return reduce(jnp.add, [view * _channels(weights) for view, weights in views])
-
-
-def _views(x: jax.Array, kernel: jax.Array, padding: Padding) -> list[jax.Array]:
-    """What each place of the kernel sees, row by row."""
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    rows, columns = kernel.shape[:2]
-    height, width = x.shape[1] - rows + 1, x.shape[2] - columns + 1
-    return [x[:, i : i + height, j : j + width] for i in range(rows) for j in range(columns)]
-
-
-def patch_convolution(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
-    """One matrix product of all patches.
-
-    Under `vmap` over kernels a convolution becomes a grouped one, which is slow; this becomes a batched product.
-    """
-    return jnp.concatenate(_views(x, kernel, padding), axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def pair_convolution(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
-    """Two columns at a time if the convolution is thin.
-
-    On CPU a thin convolution spends its time gathering patches. One patch for two neighbouring outputs is a third
-    larger instead of twice as large.
-    """
-    width = x.shape[2] + sum(padding[1]) - kernel.shape[1] + 1
-    if kernel.shape[2] * kernel.shape[3] > THIN or width % 2:
-        return plain_convolution(x, kernel, padding)
-    left, right = (jnp.pad(kernel, ((0, 0), (shift, 1 - shift), (0, 0), (0, 0))) for shift in (0, 1))
-    pairs = plain_convolution(x, jnp.concatenate([left, right], axis=-1), padding, strides=(1, 2))
-    return pairs.reshape(*pairs.shape[:2], width, -1)
-
-
-def _pair_forward(x: jax.Array, kernel: jax.Array, padding: Padding) -> Any:
-    return pair_convolution(x, kernel, padding), (x, kernel)
-
-
-def _pair_backward(padding: Padding, residuals: Any, dy: jax.Array) -> Any:
-    x, kernel = residuals
-    (dkernel,) = jax.vjp(lambda kernel: plain_convolution(x, kernel, padding), kernel)[1](dy)
-    rows, columns = (
-        (side - 1 - low, side - 1 - high) for side, (low, high) in zip(kernel.shape, padding, strict=False)
-    )
-    return pair_convolution(dy, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), (rows, columns)), dkernel
-
-
-pair_convolution.defvjp(_pair_forward, _pair_backward)
-
-FORMS = {"plain": plain_convolution, "pairs": pair_convolution, "patches": patch_convolution}

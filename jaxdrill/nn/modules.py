@@ -10,6 +10,7 @@ from flax import nnx
 
 from jaxdrill.nn import functional
 from jaxdrill.nn.architecture import layer_names
+from jaxdrill.nn.convolution import convolve
 from jaxdrill.nn.layers import Conv, Flow, Layer
 
 
@@ -35,7 +36,7 @@ class Convolution(nnx.Module):
 
     def __call__(self, x: jax.Array, train: bool, keys: jax.Array | None, axis: str | None) -> jax.Array:
         layer, norm = self.layer, self.batch_norm
-        x = functional.convolve(x, self.kernel[...], layer.padding, self.convolution)
+        x = convolve(x, self.kernel[...], layer.padding, self.convolution)
         if train and norm is not None:  # as below, by the batch's statistics, and faster
             scale, bias = cast(nnx.Param, norm.scale)[...], cast(nnx.Param, norm.bias)[...]
             x, mean, variance = cast(Any, functional.batch_norm(x, scale, bias, layer.relu, axis))

@@ -1,6 +1,7 @@
 """A group of seeds trained together: its progress on the screen, and everything that it leaves in the run folder."""
 
 import statistics
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,8 @@ class Group:
         run.rows[:] = [row for row in run.rows if row["seed"] not in self.seeds or row["epoch"] < done]
         if 0 < self.step < total * steps:
             print(f"{self.name}: continuing in epoch {done + 1} of {total}, at step {self.step}")
-        self.bar = tqdm(total=total * steps, initial=self.step, disable=None, leave=False, unit="step")
+        hidden = None if "ipykernel" not in sys.modules else False  # None: unless it is a terminal, or a notebook
+        self.bar = tqdm(total=total * steps, initial=self.step, disable=hidden, leave=False, unit="step")
         self.bar.set_description(f"{self.name} epoch {done + 1} of {total}", refresh=False)
         with self.bar, events.opened(run.workdir / "tensorboard", self.seeds, self.step) as scalars:
             for result in fit(self.program, self.seeds, progress, self._watch):

@@ -13,7 +13,7 @@ from jaxdrill.data import Dataset
 from jaxdrill.errors import UsageError
 from jaxdrill.recipe import Config
 from jaxdrill.runs.folder import FORMAT
-from jaxdrill.training import devices
+from jaxdrill.training import backend
 from jaxdrill.training.random import GENERATOR
 
 FREE = {"epochs", "seed", "seeds", "goal", "extends"}  # fields with which a run may be continued
@@ -99,4 +99,4 @@ def _processor() -> str:
         model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         model = platform.processor() or platform.machine()
-    return f"{model}, {devices.cores()} cores"
+    return f"{model}, {backend.cores()} cores"

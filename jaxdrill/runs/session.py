@@ -16,7 +16,7 @@ from jaxdrill.runs import folder, provenance
 from jaxdrill.runs.group import Group, Session
 from jaxdrill.runs.resume import is_finished, locked, open_run
 from jaxdrill.runs.stopping import StopRequest
-from jaxdrill.training import devices
+from jaxdrill.training import backend, devices
 from jaxdrill.training.program import Program
 
 
@@ -40,8 +40,8 @@ def train(
         Stopped: a signal came; the progress is saved.
     """
     network = trace(config.network)[-1]
-    devices.set_up(4 * network.activations * config.batch_size)
-    devices.at_hand()  # before anything is fetched or written
+    backend.set_up(4 * network.activations * config.batch_size)
+    backend.at_hand()  # before anything is fetched or written
     began = time.perf_counter()
     dataset = data.load(config.data, data_dir, offline)
     sha256 = dataset.sha256
@@ -100,7 +100,7 @@ def _train_groups(run: Session, groups: list[list[int]]) -> None:
 
 def _plan(run: Session, seeds: list[int]) -> list[list[int]]:
     """The seeds in groups that are trained together: neighbours, continued from the same checkpoint or from none."""
-    per_device = devices.most_seeds_per_device(run.config, devices.at_hand()[0])
+    per_device = devices.most_seeds_per_device(run.config, backend.at_hand()[0])
     together, groups = run.config.execution.seeds_together, []
     for _, members in groupby(
         enumerate(seeds),

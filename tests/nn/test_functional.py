@@ -12,7 +12,7 @@ from jax import lax
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from jaxdrill.nn import functional
+from jaxdrill.nn import convolution, functional
 
 
 def normal(seed, *shape):
@@ -82,6 +82,17 @@ def test_max_pool_is_that_of_flax(side, size):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_tpus_max_pool_is_the_same(size):
+    """Few different values, so that many squares have several largest ones."""
+    x, dy = jnp.round(normal(0, 4, 2, size, 3, size, 5)), normal(1, 4, 2, 3, 5)
+    largest = x.max((2, 4))
+    assert np.array_equal(functional._largest(x), largest)
+    found = functional._spread(x, largest, dy)
+    assert np.array_equal(found, functional._spread_in_turn(x, largest, dy))
+    assert np.array_equal(found.sum((2, 4)), dy)
+
+
 @pytest.mark.parametrize(("side", "size"), [(6, 2), (7, 3)])
 def test_average_pool(side, size):
     x = normal(0, 4, side, side, 3)
@@ -90,11 +101,11 @@ def test_average_pool(side, size):
     chex.assert_trees_all_close(functional.average_pool(x, size), expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("form", ["plain", "pairs", "patches"])
+@pytest.mark.parametrize("form", ["plain", "pairs", "patches", "taps"])
 @pytest.mark.parametrize(
     ("side", "inputs", "outputs", "kernel", "padding"),
-    [(8, 3, 4, 3, 0), (8, 3, 4, 3, 1), (9, 3, 4, 3, 0), (9, 1, 4, 2, 0), (8, 3, 4, 5, 3), (6, 32, 32, 3, 0),
-     (7, 10, 10, 7, 0), (7, 6, 5, 1, 0)],
+    [(8, 3, 4, 3, 0), (8, 1, 4, 3, 1), (8, 3, 4, 3, 1), (9, 3, 4, 3, 0), (9, 1, 4, 2, 0), (8, 3, 4, 5, 3),
+     (6, 32, 32, 3, 0), (7, 10, 10, 7, 0), (7, 6, 5, 1, 0)],
 )  # fmt: skip
 def test_convolutions_are_that_of_xla(form, side, inputs, outputs, kernel, padding):
     x, weights = normal(0, 4, side, side, inputs), normal(1, kernel, kernel, inputs, outputs)
@@ -102,7 +113,7 @@ def test_convolutions_are_that_of_xla(form, side, inputs, outputs, kernel, paddi
         window_strides=(1, 1), padding=((padding, padding),) * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     chex.assert_trees_all_close(
-        weighted(lambda *a: functional.convolve(*a, padding, form), x, weights),
+        weighted(lambda *a: convolution.convolve(*a, padding, form), x, weights),
         weighted(lambda *a: lax.conv_general_dilated(*a, **arguments), x, weights),
         rtol=1e-4, atol=1e-4,
     )  # fmt: skip
@@ -113,10 +124,10 @@ def test_what_a_form_does_not_do_is_refused(form):
     """Feature groups, strides and dilation: never ignored."""
     x, depthwise = normal(0, 4, 8, 8, 6), normal(1, 3, 3, 1, 6)
     with pytest.raises(AssertionError):
-        functional.convolve(x, depthwise, 0, form)
+        convolution.convolve(x, depthwise, 0, form)
     for more in ({"strides": (2, 2)}, {"rhs_dilation": (2, 2)}, {"feature_group_count": 6}):
         with pytest.raises(TypeError):
-            functional.FORMS[form](x, normal(1, 3, 3, 6, 6), ((0, 0), (0, 0)), **more)
+            convolution.FORMS[form](x, normal(1, 3, 3, 6, 6), ((0, 0), (0, 0)), **more)
 
 
 class WithAndWithoutJit(chex.TestCase):
@@ -128,7 +139,7 @@ class WithAndWithoutJit(chex.TestCase):
 
         def layers(x, kernel, scale):
             y, mean, variance = functional.batch_norm(x, scale, scale, True, None)
-            pooled = functional.max_pool(functional.convolve(y, kernel, 1, "pairs"), 2)
+            pooled = functional.max_pool(convolution.convolve(y, kernel, 1, "pairs"), 2)
             return functional.dropout(keys(0, 4), pooled, 0.25), functional.average_pool(y, 3), mean, variance
 
         found = self.variant(layers)(x, kernel, scale)

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from jaxdrill import config
 from jaxdrill.errors import RunError
 from jaxdrill.recipe import Execution
-from jaxdrill.training import devices
+from jaxdrill.training import backend, devices
 from jaxdrill.training.step import psum_tree
 
 
@@ -74,6 +74,7 @@ def test_strategies_by_platform():
     assert devices.resolve(Execution(), "cpu", 1) == Execution(epoch="steps", convolution="pairs")
     assert devices.resolve(Execution(), "gpu", 1) == Execution(epoch="scan", convolution="plain")
     assert devices.resolve(Execution(), "gpu", 8) == Execution(epoch="scan", convolution="patches")
+    assert devices.resolve(Execution(), "tpu", 1) == Execution(epoch="scan", convolution="taps")
     assert devices.resolve(Execution(), "tpu", 8) == Execution(epoch="scan", convolution="plain")
     own = Execution(epoch="steps", seeds_together=5, convolution="plain", matmul_precision="bfloat16")
     assert devices.resolve(own, "tpu", 8) == own
@@ -133,7 +134,7 @@ def test_no_device_is_one_line(error, line, monkeypatch):
 
     monkeypatch.setattr(jax, "devices", refuse)
     with pytest.raises(RunError, match=line):
-        devices.at_hand()
+        backend.at_hand()
 
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda", "abacus"])
@@ -151,17 +152,17 @@ def test_windows_has_no_such_library(monkeypatch):
         raise TypeError("LoadLibrary() argument 1 must be str, not None")
 
     monkeypatch.setattr(sys, "platform", "win32")
-    monkeypatch.setattr(devices.ctypes, "CDLL", refuse)
-    devices.set_up(0)
+    monkeypatch.setattr(backend.ctypes, "CDLL", refuse)
+    backend.set_up(0)
 
 
 def test_a_process_that_runs_jax_already_is_told():
     code = """
 import jax
 jax.devices()
-from jaxdrill.training import devices
-devices.cores = lambda: 3
-devices.set_up(0)
+from jaxdrill.training import backend, devices
+backend.cores = lambda: 3
+backend.set_up(0)
 """
     environment = {k: v for k, v in os.environ.items() if k not in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")}
     done = subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=environment, capture_output=True)
@@ -186,7 +187,7 @@ def test_an_option_that_this_compiler_lacks_is_left_out(monkeypatch):
 @pytest.mark.parametrize(("activation_bytes", "calls"), [(2**26, 2), (2**26 + 1, 3)])
 def test_memory_is_kept_between_steps(activation_bytes, calls):
     given = []
-    devices.keep_memory(lambda option, value: given.append((option, value)) or 1, activation_bytes)
+    backend.keep_memory(lambda option, value: given.append((option, value)) or 1, activation_bytes)
     assert given == [(-3, 2**30), (-1, 2**31 - 1), (-8, 1)][:calls]
 
 
@@ -202,10 +203,10 @@ def test_each_core_is_a_device_unless_the_user_counts(environment, count, monkey
         monkeypatch.setenv(name, value)
     code = f"""
 import jax
-from jaxdrill.training import devices
-devices.set_up(0)
+from jaxdrill.training import backend, devices
+backend.set_up(0)
 assert len(jax.devices("cpu")) == {count}, jax.devices("cpu")
-devices.set_up(0)  # once more, with JAX running: nothing happens
+backend.set_up(0)  # once more, with JAX running: nothing happens
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -218,8 +219,8 @@ def test_compiled_programs_are_kept_where_the_user_says(own, monkeypatch, tmp_pa
         monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder))
     code = f"""
 import jax
-from jaxdrill.training import devices
-devices.set_up(0)
+from jaxdrill.training import backend, devices
+backend.set_up(0)
 assert jax.config.jax_compilation_cache_dir.startswith({str(folder)!r})
 """
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -229,8 +230,8 @@ def test_without_a_place_to_keep_them_programs_are_compiled_anew(monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/none")
     code = """
 import jax
-from jaxdrill.training import devices
-devices.set_up(0)
+from jaxdrill.training import backend, devices
+backend.set_up(0)
 assert jax.config.jax_compilation_cache_dir is None
 """
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,88 @@
+"""JAX made ready for this machine, and the devices that it has."""
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxdrill.errors import RunError, print_error
+
+ARENA_BYTES = 2**26  # of glibc's memory for one thread; a larger array never fits in
+
+
+def cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def set_up(activation_bytes: int) -> None:
+    """Makes each CPU core a device of its own and keeps compiled programs for the next start, unless the user has set
+    either. To be called before JAX runs; later it only says what is then different.
+
+    Two devices of one core each take about half the time of one device of two cores on these small layers: each core
+    runs its own part of every operation instead of waiting for the other.
+
+    Args:
+        activation_bytes: what the outputs of all layers take for one batch.
+    """
+    counted = jax.config.jax_num_cpu_devices > 0 or "device_count" in os.environ.get("XLA_FLAGS", "")  # type: ignore
+    if not counted:
+        try:
+            jax.config.update("jax_num_cpu_devices", cores())
+        except RuntimeError:
+            if jax.default_backend() == "cpu" and len(jax.devices()) != cores():
+                instead = f"{len(jax.devices())} device(s) instead of {cores()}"
+                print_error(
+                    f"warning: JAX already runs with {instead}, so results differ by rounding; call this first, or set "
+                    f"JAX_NUM_CPU_DEVICES={cores()}"
+                )
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore
+        with contextlib.suppress(OSError):  # a folder that cannot be written: every start compiles
+            (folder := _cache_folder()).mkdir(parents=True, exist_ok=True)
+            jax.config.update("jax_compilation_cache_dir", str(folder))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
+            keep_memory(ctypes.CDLL(None).mallopt, activation_bytes)
+
+
+def keep_memory(mallopt: Callable[[int, int], int], activation_bytes: int) -> None:
+    """Has glibc keep the memory of large arrays between steps, where it would return it and fetch it anew each time."""
+    mallopt(-3, 2**30)  # M_MMAP_THRESHOLD, bytes
+    mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD, bytes
+    if activation_bytes > ARENA_BYTES:
+        mallopt(-8, 1)  # M_ARENA_MAX: all threads share the arena that can grow; it costs small arrays a tenth
+
+
+def _cache_folder() -> Path:
+    """A folder for this kind of processor: a program for another one could stop at an unknown instruction."""
+    try:
+        flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
+    except (OSError, StopIteration):
+        flags = platform.processor()
+    kind = hashlib.sha256(flags.encode()).hexdigest()[:12]
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxdrill" / f"xla_{kind}"
+
+
+def at_hand() -> Sequence[Any]:
+    """The devices of the backend in use.
+
+    Raises:
+        RunError: there are none of the platform that was asked for, or another process holds them.
+    """
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:  # without a plugin for GPUs JAX only asserts
+        platforms = jax.config.jax_platforms  # type: ignore
+        if "already in use" in f"{error}" or "lockfile" in f"{error}":
+            what = f"another process holds the TPU; end it ({error})"
+        else:
+            what = f"no {platforms} device can be used ({error})"
+        raise RunError(f"{what}, or set JAX_PLATFORMS=cpu") from error

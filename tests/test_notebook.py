@@ -1,0 +1,48 @@
+"""The notebook, from top to bottom, on digits."""
+
+import json
+import re
+
+import pytest
+from conftest import ROOT
+
+NOTEBOOK = ROOT / "notebooks" / "drill.ipynb"
+
+
+@pytest.fixture(scope="module")
+def cells():
+    return json.loads(NOTEBOOK.read_text())["cells"]
+
+
+def test_it_holds_no_outputs_and_asks_for_a_tpu(cells):
+    assert all(not cell.get("outputs") and cell.get("execution_count") is None for cell in cells)
+    metadata = json.loads(NOTEBOOK.read_text())["metadata"]
+    assert metadata["accelerator"] == "TPU" and metadata["colab"]["gpuType"] == "V5E1" and "widgets" not in metadata
+
+
+def test_it_installs_a_tag_first_and_moves_nothing(cells):
+    first = next("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    assert re.search(r"%pip install -q .*@v\d+\.\d+\.\d+\"", first)
+    assert "import jax" not in first and "jax[tpu]" not in json.dumps(cells) and " -U" not in first
+
+
+def test_it_runs(tmp_path, monkeypatch):
+    nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed (.[notebook])")
+    import nbformat
+
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    given = {"epochs": "1", "seeds": "2", "data": '"digits"'}
+    for cell in notebook.cells:
+        for name, value in given.items():
+            cell.source = re.sub(rf"^{name} = .*#@param", f"{name} = {value}  #@param", cell.source, flags=re.M)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+    nbclient.NotebookClient(notebook, timeout=170, resources={"metadata": {"path": f"{tmp_path}"}}).execute()
+    found = {cell.id: cell.outputs for cell in notebook.cells if cell.cell_type == "code"}
+    text = {name: "".join(output.get("text", "") for output in outputs) for name, outputs in found.items()}
+    shown = {name: json.dumps([output.get("data", {}) for output in outputs]) for name, outputs in found.items()}
+    assert "cpu" in text["devices"] and "step/s" in text["train"] + text["seeds"]  # the bar
+    assert "seed 2 epoch  1 of 1" in text["seeds"] and "seed 1 epoch" not in text["seeds"]
+    assert "step_4" in shown["curves"] and "<svg" in shown["curves"] and "image/png" in shown["wrong"]
+    assert "iframe" in shown["report"] and "rotation" in (tmp_path / "runs" / "report.html").read_text()
+    assert "mine" in shown["own"] and "no evidence at 2 seeds" in shown["own"]
