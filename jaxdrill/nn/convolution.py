@@ -32,11 +32,45 @@ def convolve(x: jax.Array, kernel: jax.Array, padding: int, form: str) -> jax.Ar
     return FORMS[form](x, kernel, ((padding, padding), (padding, padding)))
 
 
-def plain_convolution(
-    x: jax.Array, kernel: jax.Array, padding: Padding, strides: tuple[int, int] = (1, 1)
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def plain_convolution(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
+    """XLA's own convolution. Its gradients are as JAX's, whose own cannot be taken under `vmap` in jax 0.7.2."""
+    return _convolution(x, kernel, padding)
+
+
+def _plain_forward(x: jax.Array, kernel: jax.Array, padding: Padding) -> Any:
+    return _convolution(x, kernel, padding), (x, kernel)
+
+
+def _plain_backward(padding: Padding, residuals: Any, dy: jax.Array) -> Any:
+    x, kernel = residuals
+    return _convolution(dy, *_turned(kernel, padding)), _kernel_gradient(x, dy, padding)
+
+
+plain_convolution.defvjp(_plain_forward, _plain_backward)
+
+
+def _convolution(
+    x: jax.Array,
+    kernel: jax.Array,
+    padding: Padding,
+    strides: tuple[int, int] = (1, 1),
+    dimensions: tuple[str, str, str] = ("NHWC", "HWIO", "NHWC"),
 ) -> jax.Array:
-    """XLA's own convolution."""
-    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=dimensions)
+
+
+def _turned(kernel: jax.Array, padding: Padding) -> tuple[jax.Array, Padding]:
+    """The kernel and padding with which the convolution of an output's gradient is the input's."""
+    rows, columns = (
+        (side - 1 - low, side - 1 - high) for side, (low, high) in zip(kernel.shape, padding, strict=False)
+    )
+    return jnp.flip(kernel, (0, 1)).swapaxes(2, 3), (rows, columns)
+
+
+def _kernel_gradient(x: jax.Array, dy: jax.Array, padding: Padding) -> jax.Array:
+    """As a convolution of the input by the output's gradient, with batch and channels exchanged."""
+    return _convolution(x, dy, padding, dimensions=("CHWN", "IHWO", "HWNC"))
 
 
 def tap_convolution(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
@@ -73,9 +107,9 @@ def pair_convolution(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.A
     """
     width = x.shape[2] + sum(padding[1]) - kernel.shape[1] + 1
     if kernel.shape[2] * kernel.shape[3] > THIN or width % 2:
-        return plain_convolution(x, kernel, padding)
+        return _convolution(x, kernel, padding)
     left, right = (jnp.pad(kernel, ((0, 0), (shift, 1 - shift), (0, 0), (0, 0))) for shift in (0, 1))
-    pairs = plain_convolution(x, jnp.concatenate([left, right], axis=-1), padding, strides=(1, 2))
+    pairs = _convolution(x, jnp.concatenate([left, right], axis=-1), padding, strides=(1, 2))
     return pairs.reshape(*pairs.shape[:2], width, -1)
 
 
@@ -85,11 +119,7 @@ def _pair_forward(x: jax.Array, kernel: jax.Array, padding: Padding) -> Any:
 
 def _pair_backward(padding: Padding, residuals: Any, dy: jax.Array) -> Any:
     x, kernel = residuals
-    (dkernel,) = jax.vjp(lambda kernel: plain_convolution(x, kernel, padding), kernel)[1](dy)
-    rows, columns = (
-        (side - 1 - low, side - 1 - high) for side, (low, high) in zip(kernel.shape, padding, strict=False)
-    )
-    return pair_convolution(dy, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), (rows, columns)), dkernel
+    return pair_convolution(dy, *_turned(kernel, padding)), _kernel_gradient(x, dy, padding)
 
 
 pair_convolution.defvjp(_pair_forward, _pair_backward)
