@@ -1,6 +1,6 @@
 """Every program of the drill compiled for TPUs that are not at hand, and lowered for GPUs:
 
-    pip install -e '.[tpu]' && python -m benchmarks.compile_ahead
+    pip install -e '.[tpu]' && python -m benchmarks.compile_ahead && python -m benchmarks.compile_ahead --gpus
 
 Each program is compiled in a process of its own, so that a compiler that crashes is one more outcome. Nothing is run:
 the times are those of a roofline, what the operations and bytes that the compiler counts would take at the chip's
@@ -31,6 +31,7 @@ from jaxdrill.training.lowering import Lowering, numerics
 PEAK, BANDWIDTH, MEMORY = 197e12, 819e9, 16e9
 PASSES = {"float32": 6, "tensorfloat32": 3, "bfloat16": 1}  # bfloat16 products for one product of that precision
 OUT = Path("results/benchmarks/tpu_v5e_compiled.json")
+GPU_OUT = Path("results/benchmarks/gpu_lowered.json")
 TOPOLOGIES = {"v5e:1x1": [1, 1, 1], "v5e:2x2": [2, 2, 1]}  # and the chips of a host
 ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-4",
                "TPU_WORKER_HOSTNAMES": "localhost", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}  # fmt: skip
@@ -158,17 +159,27 @@ def main() -> None:
     parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)  # what a process of its own compiles
     parser.add_argument("--out", type=Path, default=OUT, help=f"file for every figure (default: {OUT})")
     parser.add_argument("--step", nargs="+", help="only these recipes, such as step_5")
+    parser.add_argument("--seeds", nargs="+", type=int, help="only with so many seeds")
+    parser.add_argument("--gpus", action="store_true", help=f"lower for GPUs instead, into {GPU_OUT}")
     parser.add_argument("--limit", type=float, default=600, help="seconds for a program (default: 600)")
     options = parser.parse_args()
     if options.case:
         return print(json.dumps(compile_case(options.case)))
+    if options.gpus:
+        about = {"versions": {"jax": jax.__version__}, "bytes_of_modules": lower_for_gpus()}
+        GPU_OUT.write_text(json.dumps(about, indent=1) + "\n")
+        return print(f"{len(about['bytes_of_modules'])} programs lowered: {GPU_OUT}")
     if importlib.util.find_spec("libtpu") is None:
         parser.error("libtpu is not installed; pip install -e '.[tpu]'")
     from importlib.metadata import version
 
     known = json.loads(options.out.read_text())["results"] if options.out.exists() else []
     results = [each for each in known if {key: each[key] for key in cases()[0]} in cases()]
-    chosen = [case for case in cases() if not options.step or case["step"] in options.step]
+    chosen = [
+        case
+        for case in cases()
+        if (not options.step or case["step"] in options.step) and (not options.seeds or case["seeds"] in options.seeds)
+    ]
     for case in chosen:
         results = [each for each in results if {key: each[key] for key in case} != case] + [
             measure(case, options.limit)

@@ -11,7 +11,6 @@ import json
 from pathlib import Path
 
 import jax
-import numpy as np
 from jax import lax
 
 from jaxdrill import config as recipes
@@ -59,10 +58,10 @@ def main() -> None:
             command = ["python", "-m", "benchmarks.precision"]
             folder = session.train(config, options.out / name, stop, options.data_dir, command=command)
         accuracies[name] = read(folder).metrics["accuracy"][:, -1]
-    difference = accuracies["bfloat16"] - accuracies["float32"]
-    interval = statistics.paired(difference) if hasattr(statistics, "paired") else None
-    report = {"step": config.name, "epochs": config.epochs, "accuracy": {k: v.tolist() for k, v in accuracies.items()},
-              "difference_mean": float(np.mean(difference)), "interval": interval}  # fmt: skip
+    change = statistics.difference("float32", accuracies["float32"], accuracies["bfloat16"])
+    report = {"step": config.name, "epochs": config.epochs, "seeds": change.seeds,
+              "accuracy": {name: values.tolist() for name, values in accuracies.items()}, "difference": change.mean,
+              "interval": change.interval, "p_value": change.p_value, "verdict": change.verdict}  # fmt: skip
     (options.out / "precision.json").write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report))
 

@@ -18,6 +18,7 @@ from jaxdrill.recipe import Config, Execution
 from jaxdrill.training import backend
 
 SMALLEST_SHARD = 32  # images a device; with fewer, communication costs more than sharding saves
+TPU_SHARD = 128  # the same on TPU, whose vectors hold 128 images and are padded if there are fewer
 SEEDS_PER_DEVICE = 32  # at most, on GPU and TPU
 MEMORY_FRACTION = 0.8  # of a device's memory that the seeds on it may need
 # Without YNNPACK's convolutions: Eigen's are up to six times as fast on the drill's shapes (benchmarks/NOTES.md).
@@ -90,7 +91,8 @@ def make_mesh(num_seeds: int, batch_size: int, devices: Sequence[Any] | None = N
     """A mesh with the axes `seeds` and `batch` over as many devices as evenly divide the seeds and a seed's batch."""
     devices = jax.devices() if devices is None else devices
     over_seeds = max(n for n in range(1, len(devices) + 1) if num_seeds % n == 0)
-    most = max(1, min(len(devices) // over_seeds, batch_size // SMALLEST_SHARD))
+    smallest = TPU_SHARD if devices[0].platform == "tpu" else SMALLEST_SHARD
+    most = max(1, min(len(devices) // over_seeds, batch_size // smallest))
     shards = max(n for n in range(1, most + 1) if batch_size % n == 0)
     used = np.array(devices[: over_seeds * shards]).reshape(over_seeds, shards)
     return Mesh(used, ("seeds", "batch"), axis_types=(AxisType.Auto, AxisType.Auto))

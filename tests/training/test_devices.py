@@ -40,6 +40,11 @@ def test_meshes_of_more_devices(seeds, batch_size, count, shape):
     assert found.shape == shape
 
 
+@pytest.mark.parametrize(("batch_size", "shards"), [(128, 1), (256, 2), (512, 4)])
+def test_a_tpus_shard_fills_its_vectors(batch_size, shards):
+    assert devices.make_mesh(1, batch_size, [Device("tpu", None, n) for n in range(4)]).shape["batch"] == shards
+
+
 def test_too_small_a_shard_is_not_worth_a_device(monkeypatch):
     monkeypatch.setattr(devices, "SMALLEST_SHARD", 65)
     assert devices.make_mesh(1, 128).size == 1
