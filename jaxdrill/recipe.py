@@ -66,7 +66,7 @@ class Execution(Table):
     seeds_together: int = Field(
         default=0,
         ge=0,
-        description="seeds trained at once; 0 is one a device on CPU, else as many as fit, up to 32 a device",
+        description="seeds trained at once; 0 is one a device on CPU and TPU, and on GPU as many as fit, up to 32",
     )
     convolution: Literal["auto", "plain", "pairs", "patches", "taps"] = Field(
         default="auto",

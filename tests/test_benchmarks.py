@@ -5,14 +5,17 @@ import json
 import subprocess
 import sys
 
+import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT
 
-from benchmarks import compare, contenders
+from benchmarks import compare, compile_ahead, contenders, precision
 from jaxdrill import config, data
 from jaxdrill.nn.architecture import count_parameters
+from jaxdrill.nn.convolution import convolve
 
 
 def test_the_accelerators_program_measures_everything(tiny_recipe, tmp_path, digits):
@@ -61,3 +64,25 @@ def test_a_commit_is_measured_beside_another(mnist_dir, tmp_path):
     assert list(found) == ["baseline", "jaxdrill"] and found["jaxdrill"]["ratio"] == 1
     assert len(found["baseline"]["seconds"]) == 2 and found["baseline"]["ratio"] > 0
     assert all(peak > 1e8 for peak in compare.peaks(workers).values())
+
+
+def test_products_are_of_rounded_factors_forward_and_backward():
+    def bfloat16(a):
+        return a.astype(jnp.bfloat16).astype(jnp.float32)
+
+    x, kernel, dy = (jax.random.normal(jax.random.key(n), shape) for n, shape in enumerate(
+        [(4, 8, 8, 3), (3, 3, 3, 5), (4, 6, 6, 5)]))  # fmt: skip
+    y, gradients = jax.vjp(lambda *a: precision.convolve(*a, 0, "plain"), x, kernel)
+    expected, of_rounded = jax.vjp(lambda *a: convolve(*a, 0, "plain"), bfloat16(x), bfloat16(kernel))
+    chex.assert_trees_all_equal((y, gradients(dy)), (expected, of_rounded(bfloat16(dy))))
+    assert not np.array_equal(y, convolve(x, kernel, 0, "plain"))
+
+
+def test_the_drills_minutes_by_the_roofline():
+    """Ten seeds of each recipe in turn, and ten batches of evaluation an epoch."""
+    one = {"seeds": 1, "convolution": "auto", "topology": "v5e:1x1"}
+    results = [{"step": step, **one, "epoch": {"roofline_seconds": 1e-3}, "evaluation": {"roofline_seconds": 1e-2}}
+               for step in config.steps()]  # fmt: skip
+    expected = 7 * 10 * 20 * (469 * 1e-3 + 10 * 1e-2) / 60
+    assert compile_ahead.drill_minutes(results) == pytest.approx(expected)
+    assert compile_ahead.drill_minutes(results[1:]) is None

@@ -58,9 +58,10 @@ def seed_bytes(config: Config, convolution: str) -> int:
 
 
 def most_seeds_per_device(config: Config, device: Any) -> int:
-    """How many seeds a device trains at once: one on CPU, where `vmap` is slow; elsewhere as many as its memory holds,
+    """How many seeds a device trains at once: one on CPU, where `vmap` is slow, and on TPU, where all of one seed stays
+    in fast memory (benchmarks/NOTES.md), unless `seeds_together` asks for more; elsewhere as many as its memory holds,
     up to SEEDS_PER_DEVICE."""
-    if device.platform == "cpu":
+    if device.platform == "cpu" or (device.platform == "tpu" and not config.execution.seeds_together):
         return 1
     limit = (device.memory_stats() or {}).get("bytes_limit")
     convolution = resolve(config.execution, device.platform, 2).convolution

@@ -106,15 +106,17 @@ def test_as_many_seeds_as_the_memory_holds():
     fitting = devices.most_seeds_per_device(large, Device("gpu", 8 * 2**30))
     assert 4 <= fitting < 32
     assert 32 * devices.seed_bytes(large, "patches") > 10 * 2**30
-    assert devices.most_seeds_per_device(large, Device("tpu", 2**20)) == 1
-    assert fitting < devices.most_seeds_per_device(large, Device("tpu", 8 * 2**30))  # plain, not patches
+    assert devices.most_seeds_per_device(large, Device("gpu", 2**20)) == 1
+    assert devices.most_seeds_per_device(small, Device("tpu", None)) == 1
+    together = config.load("1", {"execution.seeds_together": "30"})
+    assert fitting < devices.most_seeds_per_device(together, Device("tpu", 8 * 2**30)) < 30  # plain, not patches
 
 
 @pytest.mark.parametrize(
     ("device", "seeds", "lower"),
     [(Device("gpu", 80 * 2**30), 30, "--execution.seeds-together 15"),
      (Device("gpu", 2 * 2**30), 30, "--execution.seeds-together 2"),
-     (Device("tpu", 2 * 2**30), 30, "--execution.seeds-together 5"),
+     (Device("tpu", 2 * 2**30), 30, "--execution.seeds-together 1"),
      (Device("cpu", None), 8, "--execution.seeds-together 1"), (Device("cpu", None), 1, "a smaller --batch-size")],
 )  # fmt: skip
 def test_a_device_out_of_memory_is_one_line_with_what_fits(device, seeds, lower, monkeypatch):
