@@ -1,6 +1,7 @@
 """A convolution in several forms, of which each is the fastest on some device (benchmarks/NOTES.md)."""
 
-from functools import partial, reduce
+from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import chex
@@ -11,6 +12,7 @@ from jax import lax
 THIN = 512  # channels in times channels out
 
 Padding = tuple[tuple[int, int], tuple[int, int]]  # before and after, rows and columns
+Form = Callable[[jax.Array, jax.Array, Padding], jax.Array]
 
 
 def convolve(x: jax.Array, kernel: jax.Array, padding: int, form: str) -> jax.Array:
@@ -30,24 +32,6 @@ def convolve(x: jax.Array, kernel: jax.Array, padding: int, form: str) -> jax.Ar
     if kernel.shape[:2] == (1, 1) and not padding:  # a matrix product, whose gradient is faster than a convolution's
         return x @ kernel[0, 0]
     return FORMS[form](x, kernel, ((padding, padding), (padding, padding)))
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def plain_convolution(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
-    """XLA's own convolution. Its gradients are as JAX's, whose own cannot be taken under `vmap` in jax 0.7.2."""
-    return _convolution(x, kernel, padding)
-
-
-def _plain_forward(x: jax.Array, kernel: jax.Array, padding: Padding) -> Any:
-    return _convolution(x, kernel, padding), (x, kernel)
-
-
-def _plain_backward(padding: Padding, residuals: Any, dy: jax.Array) -> Any:
-    x, kernel = residuals
-    return _convolution(dy, *_turned(kernel, padding)), _kernel_gradient(x, dy, padding)
-
-
-plain_convolution.defvjp(_plain_forward, _plain_backward)
 
 
 def _convolution(
@@ -71,6 +55,25 @@ def _turned(kernel: jax.Array, padding: Padding) -> tuple[jax.Array, Padding]:
 def _kernel_gradient(x: jax.Array, dy: jax.Array, padding: Padding) -> jax.Array:
     """As a convolution of the input by the output's gradient, with batch and channels exchanged."""
     return _convolution(x, dy, padding, dimensions=("CHWN", "IHWO", "HWNC"))
+
+
+def _with_gradients(form: Form) -> Form:
+    """The form with gradients: the input's in the same form, the kernel's by XLA. JAX's own cannot be vectorised in jax
+    0.7.2."""
+    function = jax.custom_vjp(form, nondiff_argnums=(2,))
+
+    def backward(padding: Padding, residuals: Any, dy: jax.Array) -> Any:
+        x, kernel = residuals
+        return function(dy, *_turned(kernel, padding)), _kernel_gradient(x, dy, padding)
+
+    function.defvjp(lambda x, kernel, padding: (function(x, kernel, padding), (x, kernel)), backward)
+    return function
+
+
+@_with_gradients
+def plain_convolution(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
+    """XLA's own convolution."""
+    return _convolution(x, kernel, padding)
 
 
 def tap_convolution(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
@@ -98,7 +101,7 @@ def patch_convolution(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.
     return jnp.concatenate(_views(x, kernel, padding), axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
+@_with_gradients
 def pair_convolution(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
     """Two columns at a time if the convolution is thin.
 
@@ -112,16 +115,5 @@ def pair_convolution(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.A
     pairs = _convolution(x, jnp.concatenate([left, right], axis=-1), padding, strides=(1, 2))
     return pairs.reshape(*pairs.shape[:2], width, -1)
 
-
-def _pair_forward(x: jax.Array, kernel: jax.Array, padding: Padding) -> Any:
-    return pair_convolution(x, kernel, padding), (x, kernel)
-
-
-def _pair_backward(padding: Padding, residuals: Any, dy: jax.Array) -> Any:
-    x, kernel = residuals
-    return pair_convolution(dy, *_turned(kernel, padding)), _kernel_gradient(x, dy, padding)
-
-
-pair_convolution.defvjp(_pair_forward, _pair_backward)
 
 FORMS = {"plain": plain_convolution, "pairs": pair_convolution, "patches": patch_convolution, "taps": tap_convolution}
