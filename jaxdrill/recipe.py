@@ -12,7 +12,10 @@ class Augmentation(Table):
     """What is done to each training image, anew in each epoch."""
 
     rotation_degrees: float = Field(default=0.0, ge=0, le=180, description="largest angle either way")
-    rotation_fill: int = Field(default=1, ge=0, le=255, description="pixel value of the corners")
+    rotation_fill: int = Field(default=1, ge=0, le=255, description="pixel value of what comes from outside")
+    scale: float = Field(default=0.0, ge=0, lt=1, description="largest change of size either way, as a fraction")
+    shift_pixels: float = Field(default=0.0, ge=0, le=28, description="largest shift in each direction")
+    interpolation: Literal["nearest", "bilinear"] = Field(default="nearest", description="between pixels")
 
 
 class Loss(Table):
@@ -27,6 +30,7 @@ class Optimizer(Table):
     name: Literal["sgd", "adam"] = Field(default="sgd", description="optimiser")
     learning_rate: float = Field(default=0.01, gt=0, description="at the start; of a triangle its peak")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="sgd only")
+    nesterov: bool = Field(default=False, description="momentum looks a step ahead; sgd only")
     beta_1: float = Field(default=0.9, ge=0, lt=1, description="adam only")
     beta_2: float = Field(default=0.999, ge=0, lt=1, description="adam only")
     epsilon: float = Field(default=1e-8, gt=0, description="adam only")

@@ -36,13 +36,14 @@ def augmentations(runs: Sequence[Run]) -> list[Picture]:
     pictures: dict[str, Picture] = {}
     for run in runs:
         how = run.config.augmentation
-        if not how.rotation_degrees or not run.images or str(how) in pictures:
+        limits = (how.rotation_degrees, "rotated by up to {:g} degrees"), (100 * how.scale, "scaled by up to {:g} %"), (
+            how.shift_pixels, "moved by up to {:g} pixels")  # fmt: skip
+        done = ", ".join(words.format(limit) for limit, words in limits if limit)
+        if not done or not run.images or str(how) in pictures:
             continue
         firsts = [run.images[int(np.argmax(run.labels == digit))] for digit in (2, 4, 7)]
-        alt = f"classes 2, 4 and 7 as they are, and eleven times rotated by up to {how.rotation_degrees:g} degrees"
-        caption = (
-            f"{run.name}: rotated by up to {how.rotation_degrees:g} degrees. Left as it is, then as training sees it."
-        )
+        alt = f"classes 2, 4 and 7 as they are, and eleven times {done}"
+        caption = f"{run.name}: {done}. Left as it is, then as training sees it."
         pictures[str(how)] = Picture(np.vstack([_augmented(run, image) for image in firsts]), alt, caption)
     return list(pictures.values())
 

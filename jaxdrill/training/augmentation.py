@@ -20,36 +20,108 @@ MOST_SHIFTS = 3  # pixels either way, a choice of 49
 
 def augment(augmentation: Augmentation, keys: jax.Array, images: jax.Array) -> jax.Array:
     """What training sees of a batch: uint8[B, S, S, 1], 0..255, to float32[B, S, S, 1], normalised. Each image draws
-    from its own key, key[B]: its angle is uniform in [-rotation_degrees, rotation_degrees]."""
-    if limit := augmentation.rotation_degrees:
-        angles = jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32, -limit, limit))(keys)
-        images = rotate(images, angles, augmentation.rotation_fill, limit)
-    return normalize(images)
+    from its own key, key[B], uniformly: its angle up to `rotation_degrees` either way, its size up to `scale` smaller
+    or larger, its place up to `shift_pixels` away in each direction."""
+    how = augmentation
+    if not (how.rotation_degrees or how.scale or how.shift_pixels):
+        return normalize(images)
+
+    def draw(key: jax.Array, shape: tuple[int, ...], limit: float) -> jax.Array:
+        return jax.vmap(lambda key: jax.random.uniform(key, shape, jnp.float32, -limit, limit))(key)
+
+    angles, scales, moves = draw(keys, (), how.rotation_degrees), None, None
+    if how.scale or how.shift_pixels:
+        others = draw(jax.vmap(jax.random.fold_in, (0, None))(keys, 1), (3,), 1)
+        scales, moves = 1 + how.scale * others[:, 0], how.shift_pixels * others[:, 1:]
+    row, column = sources(images.shape[1], angles, scales, moves)
+    if how.interpolation == "bilinear":
+        return normalize(bilinear(images, row, column, how.rotation_fill))
+    most = how.rotation_degrees if scales is None else None
+    return normalize(nearest(images, row, column, how.rotation_fill, most))
 
 
-def rotate(images: jax.Array, degrees: jax.Array, fill: int, most: float = 180) -> jax.Array:
-    """Rotates images counter-clockwise about their centre, nearest neighbour, as PIL's `Image.rotate` does.
+def sources(
+    side: int, degrees: jax.Array, scales: jax.Array | None = None, moves: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """Where each pixel of an affinely transformed image comes from.
+
+    The image is turned about its centre and scaled, then moved, as by torchvision's `RandomAffine`.
+
+    Args:
+        side: of the images, S pixels.
+        degrees: float32[B], counter-clockwise.
+        scales: float32[B], above 1 the image grows; None for 1.
+        moves: float32[B, 2], pixels down and to the right; None for 0.
+
+    Returns:
+        Row and column in the image that is transformed, float32[B, S, S], pixels.
+    """
+    offsets = jnp.arange(side, dtype=jnp.float32) - (side - 1) / 2
+    angles = jnp.deg2rad(degrees)[:, None, None]
+    cosine, sine = jnp.cos(angles), jnp.sin(angles)
+    x, y = offsets[None, None, :], offsets[None, :, None]  # of the output pixel, from the centre
+    if moves is not None:
+        y, x = y - moves[:, 0, None, None], x - moves[:, 1, None, None]
+    if scales is not None:
+        cosine, sine = cosine / scales[:, None, None], sine / scales[:, None, None]
+    return sine * x + cosine * y + (side - 1) / 2, cosine * x - sine * y + (side - 1) / 2
+
+
+def nearest(images: jax.Array, row: jax.Array, column: jax.Array, fill: int, most: float | None = None) -> jax.Array:
+    """The pixels nearest to the sources, as PIL's `Image.rotate` takes them.
 
     Args:
         images: uint8[B, S, S, 1], 0..255.
-        degrees: float32[B].
+        row: float32[B, S, S], pixels.
+        column: float32[B, S, S], pixels.
         fill: value of the pixels that come from outside, 0..255.
-        most: no angle is larger, either way, degrees.
+        most: the images are only rotated, by no more than so many degrees either way.
 
     Returns:
         uint8[B, S, S, 1], 0..255.
     """
     side = images.shape[1]
-    offsets = jnp.arange(side, dtype=jnp.float32) - (side - 1) / 2
-    angles = jnp.deg2rad(degrees)[:, None, None]
-    cosine, sine = jnp.cos(angles), jnp.sin(angles)
-    x, y = offsets[None, None, :], offsets[None, :, None]  # of the output pixel, from the centre
-    column = jnp.round(cosine * x - sine * y + (side - 1) / 2).astype(jnp.int32)
-    row = jnp.round(sine * x + cosine * y + (side - 1) / 2).astype(jnp.int32)
+    column, row = jnp.round(column).astype(jnp.int32), jnp.round(row).astype(jnp.int32)
     inside = (column >= 0) & (column < side) & (row >= 0) & (row < side)
-    tpu = partial(shifts, reach) if (reach := farthest(most, side)) <= MOST_SHIFTS else products
+    reach = MOST_SHIFTS + 1 if most is None else farthest(most, side)
+    tpu = partial(shifts, reach) if reach <= MOST_SHIFTS else products
     pixels = lax.platform_dependent(images[..., 0], row, column, tpu=tpu, default=gather)
     return jnp.where(inside, pixels, jnp.uint8(fill))[..., None]
+
+
+def bilinear(images: jax.Array, row: jax.Array, column: jax.Array, fill: int) -> jax.Array:
+    """Mixes the four pixels around each source by their distances, as PIL's bilinear `Image.transform`.
+
+    Args and result as `nearest`, but float32[B, S, S, 1], 0..255.
+    """
+    side = images.shape[1]
+    inside = (column >= -0.5) & (column < side - 0.5) & (row >= -0.5) & (row < side - 0.5)
+    row, column = jnp.clip(row, 0, side - 1), jnp.clip(column, 0, side - 1)
+    pixels = lax.platform_dependent(images[..., 0], row, column, tpu=mixed_products, default=mixed_gather)
+    return jnp.where(inside, pixels, jnp.float32(fill))[..., None]
+
+
+def mixed_gather(images: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:
+    """The bilinear mixture float32[B, S, S] of images uint8[B, S, S] at row and column in 0..S-1. The four pixels of a
+    square are fetched as one word of 32 bits."""
+    batch, side = images.shape[:2]
+    wide = jnp.pad(images, ((0, 0), (0, 1), (0, 1)), mode="edge").astype(jnp.uint32)
+    squares = wide[:, :-1, :-1] | wide[:, :-1, 1:] << 8 | wide[:, 1:, :-1] << 16 | wide[:, 1:, 1:] << 24
+    top, left = jnp.floor(row), jnp.floor(column)
+    source = (top * side + left).astype(jnp.int32).reshape(batch, -1)
+    words = jnp.take_along_axis(squares.reshape(batch, -1), source, axis=1, mode="clip").reshape(images.shape)
+    corners = [(words >> shift & 0xFF).astype(jnp.float32) for shift in (0, 8, 16, 24)]
+    down, right = row - top, column - left
+    upper, lower = (a + right * (b - a) for a, b in (corners[:2], corners[2:]))
+    return upper + down * (lower - upper)
+
+
+def mixed_products(images: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:
+    """As `mixed_gather`: a product with the weights of the rows, then a sum with those of the columns."""
+    places = jnp.arange(images.shape[1], dtype=jnp.float32)[None, None, None, :]
+    rows, columns = (jnp.maximum(0, 1 - jnp.abs(at[..., None] - places)) for at in (row, column))
+    mixed = jnp.einsum("brcy,byx->brcx", rows, images.astype(jnp.float32), precision="highest")
+    return (mixed * columns).sum(-1)
 
 
 def farthest(degrees: float, side: int) -> int:

@@ -32,5 +32,5 @@ def make_optimizer(optimizer: Optimizer, schedule: optax.Schedule) -> optax.Grad
     """SGD as in PyTorch: buffer = momentum * buffer + gradient, and the learning rate multiplies the buffer; or Adam
     (Kingma and Ba, 2015), epsilon outside the root."""
     if optimizer.name == "sgd":
-        return optax.sgd(schedule, momentum=optimizer.momentum)
+        return optax.sgd(schedule, momentum=optimizer.momentum, nesterov=optimizer.nesterov)
     return optax.adam(schedule, b1=optimizer.beta_1, b2=optimizer.beta_2, eps=optimizer.epsilon)

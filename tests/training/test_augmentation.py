@@ -1,4 +1,4 @@
-"""Rotation against PIL, and scaling."""
+"""Rotation and affine transformation against PIL, and scaling."""
 
 from functools import partial
 
@@ -12,10 +12,14 @@ from jaxdrill.recipe import Augmentation
 from jaxdrill.training import augmentation
 
 
+def rotate(images, angles, fill, most=180):
+    return augmentation.nearest(images, *augmentation.sources(28, angles), fill, most)
+
+
 def test_rotation_by_0_is_the_identity_and_by_90_is_rot90(digits):
     images = digits.test_images[:8]
-    assert np.array_equal(augmentation.rotate(images, jnp.zeros(8), 1), images)
-    assert np.array_equal(augmentation.rotate(images, jnp.full(8, 90.0), 1), np.rot90(images, axes=(1, 2)))
+    assert np.array_equal(rotate(images, jnp.zeros(8), 1), images)
+    assert np.array_equal(rotate(images, jnp.full(8, 90.0), 1), np.rot90(images, axes=(1, 2)))
 
 
 @pytest.mark.parametrize(
@@ -31,7 +35,7 @@ def test_rotation_agrees_with_pil(digits, degrees, pick, monkeypatch):
         np.asarray(Image.fromarray(image[..., 0]).rotate(float(angle), Image.Resampling.NEAREST, fillcolor=1))
         for image, angle in zip(images, angles, strict=True)
     ]
-    rotated = np.asarray(augmentation.rotate(images, angles, 1))
+    rotated = np.asarray(rotate(images, angles, 1))
     assert rotated.dtype == np.uint8
     assert np.mean(rotated[..., 0] == np.stack(expected)) >= 0.999
     assert np.mean(rotated == images) < 0.95  # the angles matter
@@ -41,11 +45,11 @@ def test_rotation_agrees_with_pil(digits, degrees, pick, monkeypatch):
 def test_shifts_reach_as_far_as_the_largest_angle_moves_a_pixel(degrees, monkeypatch):
     images = np.random.default_rng(0).integers(0, 256, (64, 28, 28, 1), dtype=np.uint8)
     angles = np.linspace(-degrees, degrees, 64, dtype=np.float32)
-    expected, reach = augmentation.rotate(images, angles, 1), augmentation.farthest(degrees, 28)
+    expected, reach = rotate(images, angles, 1), augmentation.farthest(degrees, 28)
     monkeypatch.setattr(augmentation, "gather", partial(augmentation.shifts, reach))
-    assert np.array_equal(augmentation.rotate(images, angles, 1), expected)
+    assert np.array_equal(rotate(images, angles, 1), expected)
     monkeypatch.setattr(augmentation, "gather", partial(augmentation.shifts, reach - 1))
-    assert reach == 0 or not np.array_equal(augmentation.rotate(images, angles, 1), expected)
+    assert reach == 0 or not np.array_equal(rotate(images, angles, 1), expected)
 
 
 def test_random_rotation_draws_an_angle_for_each_image_within_the_range():
@@ -63,6 +67,55 @@ def test_random_rotation_draws_an_angle_for_each_image_within_the_range():
     assert np.array_equal(seen, augmentation.augment(seven, keys, jnp.array(images)))
     none = augmentation.augment(Augmentation(), keys, jnp.array(images))
     assert np.array_equal(none, augmentation.normalize(jnp.array(images)))
+
+
+def affine(images, angles, scales, shifts, pick, fill=7):
+    """Each image by PIL, from output to input, both in pixels from the corner."""
+    for image, angle, scale, (down, right) in zip(images, np.deg2rad(angles), scales, shifts, strict=True):
+        cosine, sine = np.cos(angle) / scale, np.sin(angle) / scale
+        column = (cosine, -sine, 14 - cosine * (14 + right) + sine * (14 + down))
+        row = (sine, cosine, 14 - sine * (14 + right) - cosine * (14 + down))
+        picture = Image.fromarray(image[..., 0].astype(np.float32))
+        yield np.asarray(picture.transform((28, 28), Image.Transform.AFFINE, (*column, *row), pick, fillcolor=fill))
+
+
+@pytest.mark.parametrize("mix", [augmentation.mixed_gather, augmentation.mixed_products])
+def test_affine_transformations_agree_with_pil(digits, mix, monkeypatch):
+    monkeypatch.setattr(augmentation, "mixed_gather", mix)  # what is used on CPU
+    rng, images = np.random.default_rng(0), digits.train_images[:200]
+    angles, scales = rng.uniform(-40, 40, 200).astype(np.float32), rng.uniform(0.7, 1.4, 200).astype(np.float32)
+    shifts = rng.uniform(-5, 5, (200, 2)).astype(np.float32)
+    sources = augmentation.sources(28, angles, scales, shifts)
+    ours = np.asarray(augmentation.bilinear(images, *sources, 7))[..., 0]
+    expected = np.stack(list(affine(images, angles, scales, shifts, Image.Resampling.BILINEAR)))
+    assert ours.dtype == np.float32 and np.mean(expected == 7) > 0.1
+    differs = np.abs(ours - expected) > 2e-3
+    assert differs.mean() < 1e-4  # a source on the very edge of the image is inside or outside by rounding
+    ours = np.asarray(augmentation.nearest(images, *sources, 7))[..., 0]
+    expected = np.stack(list(affine(images, angles, scales, shifts, Image.Resampling.NEAREST)))
+    assert np.mean(ours == expected) > 0.999
+
+
+def test_random_affine_draws_angle_size_and_place_of_each_image_within_their_ranges(monkeypatch):
+    seen = {}
+
+    def spy(side, degrees, scales, shifts):
+        seen.update(degrees=degrees, scales=scales, shifts=shifts)
+        return sources(side, degrees, scales, shifts)
+
+    sources = augmentation.sources
+    monkeypatch.setattr(augmentation, "sources", spy)
+    recipe = Augmentation(rotation_degrees=10, scale=0.2, shift_pixels=1.5, interpolation="bilinear")
+    x = augmentation.augment(recipe, jax.random.split(jax.random.key(0), 500), jnp.zeros((500, 28, 28, 1), jnp.uint8))
+    assert x.shape == (500, 28, 28, 1) and x.dtype == jnp.float32
+    drawn = [seen["degrees"] / 10, (seen["scales"] - 1) / 0.2, *(seen["shifts"].T / 1.5)]
+    for value in drawn:  # uniform in -1..1
+        np.testing.assert_allclose(np.quantile(value, [0, 0.25, 0.5, 0.75, 1]), [-1, -0.5, 0, 0.5, 1], atol=0.13)
+    assert np.abs(np.corrcoef(drawn) - np.eye(4)).max() < 0.15
+    none = Augmentation(interpolation="bilinear", rotation_fill=9)
+    image = np.random.default_rng(0).integers(0, 256, (1, 28, 28, 1), dtype=np.uint8)
+    same = augmentation.augment(none, jax.random.split(jax.random.key(0), 1), jnp.array(image))
+    assert np.array_equal(same, augmentation.normalize(jnp.array(image)))
 
 
 def test_normalize():

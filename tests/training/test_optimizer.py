@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from jaxdrill import config
-from jaxdrill.recipe import Schedule
-from jaxdrill.training.optimizer import make_schedule
+from jaxdrill.recipe import Optimizer, Schedule
+from jaxdrill.training.optimizer import make_optimizer, make_schedule
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "parity.npz")
 
@@ -40,3 +40,16 @@ def test_a_triangle_rises_to_its_peak_and_falls_to_zero():
     assert found == [False, False, False, True]
     longer = make_schedule(Schedule(name="triangle", warmup=0.2), 0.4, 20, 10)
     assert float(longer(20)) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_momentum_is_pytorchs(nesterov):
+    """torch.optim.SGD: buffer = momentum * buffer + gradient; Nesterov steps by gradient + momentum * buffer."""
+    optimizer = make_optimizer(Optimizer(momentum=0.5, nesterov=nesterov), lambda count: 0.1)
+    state, steps = optimizer.init(jnp.float32(0)), []
+    for gradient in (1.0, 2.0):
+        step, state = optimizer.update(jnp.float32(gradient), state, jnp.float32(0))
+        steps.append(float(step))
+    buffers = [1.0, 2.5]
+    expected = [1 + 0.5 * 1.0, 2 + 0.5 * 2.5] if nesterov else buffers
+    np.testing.assert_allclose(steps, [-0.1 * value for value in expected], rtol=1e-6)

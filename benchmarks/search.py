@@ -1,0 +1,138 @@
+"""Searches for better recipes on held-out training images; the test images are never evaluated.
+
+    python -m benchmarks.search SPACE.toml --data-dir FOLDER
+
+A space names the recipe to start from, the fields that vary (each with a list of values, or a table of named ones), and
+rungs of so many epochs and seeds. All combinations, or `draw` of them at random, are trained on the first rung, the
+better half of them, by mean validation accuracy, on the next (successive halving: Jamieson and Talwalkar, 2016). What
+was trained before a stop is not trained again. The results stay in `results/search/`; `benchmarks/FRONTIER.md` shows
+them all.
+"""
+
+import argparse
+import itertools
+import json
+import random
+import sys
+import tomllib
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from jaxdrill import config as recipes
+from jaxdrill.errors import Parser, UsageError, exit_code, nearest
+from jaxdrill.files import write_text
+from jaxdrill.nn.architecture import count_parameters, trace
+from jaxdrill.recipe import Config
+
+RESULTS, FRONTIER = Path("results/search"), Path("benchmarks/FRONTIER.md")
+KEYS = {"recipe", "choices", "rungs", "draw", "parameters_below", "hold_out", "data"}
+
+
+def proposals(space: dict[str, Any], source: str) -> Iterator[Config]:
+    """The recipes of a space, those with too many parameters left out.
+
+    Raises:
+        UsageError: the space names no choices, or a recipe that is wrong.
+    """
+    for key in [*sorted(set(space) - KEYS), *(key for key in ("choices", "rungs") if not space.get(key))]:
+        raise UsageError(f"{source}{key} is {'missing' if key in KEYS else 'unknown' + nearest(key, KEYS)}")
+    fixed = {"hold_out": space.get("hold_out", 10_000), "data": space.get("data", "mnist"), "evaluate_on": "validation"}
+    base = recipes.load(space.get("recipe", "5")).model_dump(mode="json", exclude={"name"})
+    named = [
+        values.items() if isinstance(values, dict) else [(f"{value}", value) for value in values]
+        for values in space["choices"].values()
+    ]
+    combinations = list(itertools.product(*named))
+    if space.get("draw", len(combinations)) < len(combinations):
+        combinations = random.Random(0).sample(combinations, space["draw"])
+    for combination in combinations:
+        table = deepcopy(base) | fixed
+        for field, (_, value) in zip(space["choices"], combination, strict=True):
+            *outer, inner = field.split(".")
+            (table[outer[0]] if outer else table)[inner] = value
+        config = recipes.from_table("_".join(label for label, _ in combination), table, source)
+        if count_parameters(config.network) < space.get("parameters_below", 10_000):
+            yield config
+
+
+def trained(config: Config, folder: Path, data_dir: Path | None) -> dict[str, Any]:
+    """Trains a recipe, or goes on, and says what came out."""
+    from jaxdrill.runs import session, stopping
+    from jaxdrill.runs.reader import read
+
+    with stopping.stop_on_signal() as stop:
+        session.train(config, folder, stop, data_dir, command=["python", "-m", "benchmarks.search"])
+    run, end = read(folder), trace(config.network)[-1]
+    accuracies, losses = (run.metrics[name][:, -1] for name in ("accuracy", "loss"))
+    seconds = sum(run.metadata["seconds"][part] for part in ("train", "evaluation"))
+    return {
+        "name": config.name, "epochs": run.epochs, "seeds": run.seeds, "parameters": end.parameters,
+        "operations": end.operations, "accuracies": accuracies.tolist(), "accuracy": float(accuracies.mean()),
+        "loss": float(losses.mean()), "seconds": round(seconds / len(run.seeds), 1),
+    }  # fmt: skip
+
+
+def search(path: Path, out: Path, data_dir: Path | None) -> None:
+    """Trains the recipes of a space rung by rung, and writes the results after each."""
+    try:
+        space = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read as TOML: {error}") from error
+    configs, rows = list(proposals(space, f"{path}: ")), []
+    for number, rung in enumerate(space["rungs"], start=1):
+        found: list[tuple[float, Config]] = []
+        for config in configs:
+            config = config.model_copy(update=rung)
+            rows.append({"rung": number} | trained(config, out / path.stem / f"{number}_{config.name}", data_dir))
+            found.append((-rows[-1]["accuracy"], config))
+            write_text(RESULTS / f"{path.stem}.json", json.dumps(rows, indent=1))
+        found.sort(key=lambda each: each[0])
+        configs = [config for _, config in found[: -(-len(found) // 2)]]
+    print(table(rows))
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Results as a Markdown table, the best of the last rung first."""
+    lines = ["| recipe | parameters | operations | epochs | seeds | validation % | of each seed | loss | s a seed |",
+             "|---|--:|--:|--:|--:|--:|---|--:|--:|"]  # fmt: skip
+    for row in sorted(rows, key=lambda row: (-row.get("rung", 1), -row["accuracy"])):
+        each = ", ".join(f"{100 * accuracy:.2f}" for accuracy in row["accuracies"])
+        lines.append(
+            f"| {row['name']} | {row['parameters']:,} | {row['operations']:,} | {row['epochs']} | {len(row['seeds'])} "
+            f"| {100 * row['accuracy']:.3f} | {each} | {row['loss']:.4f} | {row['seconds']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def frontier() -> str:
+    """All results as Markdown, a part for each file."""
+    about = """# What was tried
+
+Made from `results/search/` by `python -m benchmarks.search`. Each recipe was trained on the training images but 10,000,
+and evaluated on those; the test images had no part in it. Seconds are those of a machine with other work to do.
+"""
+    return "\n".join(
+        [about]
+        + [
+            f"## {file.stem}\n\n{table(json.loads(file.read_text(encoding='utf-8')))}\n"
+            for file in sorted(RESULTS.glob("*.json"))
+        ]
+    )
+
+
+def main() -> None:
+    parser = Parser(prog="python -m benchmarks.search", description=__doc__,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("space", type=Path, nargs="*", metavar="SPACE.toml", help="none: only write the tables again")
+    parser.add_argument("--data-dir", type=Path, help="folder of the four official idx files")
+    parser.add_argument("--out", type=Path, default=Path("runs/search"), help="run folders (default: %(default)s)")
+    options = parser.parse_args()
+    for path in options.space:
+        search(path, options.out, options.data_dir)
+    write_text(FRONTIER, frontier())
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))
