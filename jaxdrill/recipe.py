@@ -100,6 +100,9 @@ class Config(Table):
     hold_out: int = Field(
         default=0, ge=0, description="training images kept apart, and evaluated in place of the test images"
     )
+    fold: int = Field(
+        default=0, ge=0, description="part of the training images that is held out, from 1; 0 for a random choice"
+    )
     evaluate_on: Literal["auto", "validation", "test"] = Field(
         default="auto", description="images that are evaluated; auto is validation if images are held out, else test"
     )

@@ -67,8 +67,10 @@ def test_recipe_numbers():
     values = {name: value for name, _, value in config.options(config.load("5"))}
     assert values == {
         "goal": "99.4 % that stays, in under 15 epochs",
-        "epochs": 20, "batch_size": 128, "seed": 1, "seeds": 1, "data": "auto", "hold_out": 0, "evaluate_on": "auto",
-        "augmentation.rotation_degrees": 7.0, "augmentation.rotation_fill": 1,
+        "epochs": 20, "batch_size": 128, "seed": 1, "seeds": 1, "data": "auto", "hold_out": 0, "fold": 0,
+        "evaluate_on": "auto",
+        "augmentation.rotation_degrees": 7.0, "augmentation.rotation_fill": 1, "augmentation.scale": 0.0,
+        "augmentation.shift_pixels": 0.0, "augmentation.interpolation": "nearest", "optimizer.nesterov": False,
         "optimizer.name": "sgd", "optimizer.learning_rate": 0.01, "optimizer.momentum": 0.95,
         "optimizer.beta_1": 0.9, "optimizer.beta_2": 0.999, "optimizer.epsilon": 1e-8,
         "schedule.name": "step", "schedule.factor": 0.1, "schedule.every_epochs": 5, "schedule.warmup": 0.2,

@@ -62,6 +62,23 @@ def test_images_that_are_held_out(digits, count):
     assert np.array_equal(test.train_images, held.train_images)
 
 
+def test_folds_hold_each_image_out_once(digits):
+    folds = [data.hold_out(digits, 287, "auto", fold) for fold in range(1, 6)]
+    assert [len(fold.test_labels) for fold in folds] == [288, 288, 287, 287, 287]
+    assert all(same(fold, data.hold_out(digits, 287, "auto", n)) for n, fold in enumerate(folds, start=1))
+    held = np.concatenate([fold.test_images for fold in folds]).reshape(1437, -1)
+    assert np.array_equal(np.sort(held.sum(1)), np.sort(digits.train_images.reshape(1437, -1).sum(1)))
+    for fold in folds:
+        assert len(fold.train_labels) + len(fold.test_labels) == 1437 and fold.split == "validation"
+        assert (abs(np.bincount(fold.test_labels) - np.bincount(digits.train_labels) / 5) <= 1).all()
+    with pytest.raises(UsageError, match="fold is 6; 1437 training images make 5 of 287"):
+        data.hold_out(digits, 287, "auto", 6)
+    with pytest.raises(UsageError, match="fold is 1; 1437 training images make 1 of 800; hold out at most half of"):
+        data.hold_out(digits, 800, "auto", 1)
+    with pytest.raises(UsageError, match="fold is 2, and no images are held out; add --hold-out 10000"):
+        data.hold_out(digits, 0, "auto", 2)
+
+
 def test_what_cannot_be_held_out(digits):
     assert data.hold_out(digits, 0, "auto") is digits
     for count in (1, 9, 1428, 1437, 10_000):

@@ -57,12 +57,17 @@ class Layer(Table, ABC):
 
 
 class Conv(Layer):
-    """A convolution of stride 1 without bias, then ReLU, batch norm and dropout where asked, in this order."""
+    """A convolution of stride 1 without bias, then ReLU, batch norm and dropout where asked, in this order.
+
+    A separable one filters each input channel by itself and then mixes the channels by a 1x1 kernel, with nothing in
+    between (Chollet, "Xception", 2017).
+    """
 
     kind = "conv"
     conv: int = Field(ge=1, description="output channels")
     kernel: int = Field(default=3, ge=1, description="side of the kernel")
     padding: int = Field(default=0, ge=0, description="zeros added on each side")
+    separable: bool = Field(default=False, description="a filter a channel, then a 1x1 kernel")
     relu: bool = Field(
         default=True, description="ReLU after the convolution; false by default in the network's last one"
     )
@@ -79,12 +84,14 @@ class Conv(Layer):
     def text(self) -> str:
         """The layer in words, for the layer table."""
         options = " relu" * self.relu + " batch_norm" * self.batch_norm
-        return f"{self.kernel}x{self.kernel} conv{options}{f' dropout {self.dropout:g}' if self.dropout else ''}"
+        options += f" dropout {self.dropout:g}" if self.dropout else ""
+        return f"{self.kernel}x{self.kernel} {'separable ' * self.separable}conv{options}"
 
     def trace(self, flow: Flow) -> Flow:
         """What flows out of the layer."""
         side = _window(self.kernel, flow.side + 2 * self.padding)
-        weights, positions = self.kernel**2 * flow.channels * self.conv, side**2
+        positions, filters = side**2, self.kernel**2 * flow.channels
+        weights = filters + flow.channels * self.conv if self.separable else filters * self.conv
         return Flow(
             side,
             self.conv,
@@ -93,7 +100,7 @@ class Conv(Layer):
             flow.parameters + weights + 2 * self.conv * self.batch_norm,
             flow.operations + positions * weights,
             flow.activations + positions * self.conv,
-            flow.patches + positions * self.kernel**2 * flow.channels,
+            flow.patches + positions * filters,
         )
 
     def module(self, channels: int, convolution: str, rngs: "nnx.Rngs") -> "nnx.Module":

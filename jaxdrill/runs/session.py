@@ -45,7 +45,7 @@ def train(
     began = time.perf_counter()
     dataset = data.load(config.data, data_dir, offline)
     sha256 = dataset.sha256
-    dataset = data.hold_out(dataset, config.hold_out, config.evaluate_on)
+    dataset = data.hold_out(dataset, config.hold_out, config.evaluate_on, config.fold)
     config = config.model_copy(update={"data": dataset.name, "evaluate_on": dataset.split})
     if config.batch_size > (count := len(dataset.train_labels)):
         raise UsageError(

@@ -1,0 +1,72 @@
+"""The search for recipes, on digits."""
+
+import json
+
+import pytest
+
+from benchmarks import search
+
+SPACE = """
+recipe = "{recipe}"
+data = "digits"
+hold_out = 200
+parameters_below = 10_000
+rungs = [{{ epochs = 1, seeds = 1 }}, {{ epochs = 2, seeds = 2 }}]
+
+[choices]
+"optimizer.learning_rate" = [0.02, 0.00001]
+batch_size = {{ small = 400, large = 1200 }}
+"""
+
+
+@pytest.fixture
+def space(tmp_path, tiny_recipe, monkeypatch):
+    monkeypatch.setattr(search, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(search, "FRONTIER", tmp_path / "FRONTIER.md")
+    path = tmp_path / "rates.toml"
+    path.write_text(SPACE.format(recipe=tiny_recipe))
+    return path
+
+
+def test_the_better_half_is_trained_longer_and_nothing_twice(space, tmp_path, monkeypatch, capsys):
+    arguments = ["search", str(space), "--out", str(tmp_path / "runs")]
+    monkeypatch.setattr("sys.argv", arguments)
+    search.main()
+    rows = json.loads((tmp_path / "results" / "rates.json").read_text())
+    assert [(row["rung"], row["epochs"], row["seeds"]) for row in rows] == [(1, 1, [1])] * 4 + [(2, 2, [1, 2])] * 2
+    first = {row["name"]: row["accuracy"] for row in rows[:4]}
+    assert set(first) == {f"{rate}_{size}" for rate in (0.02, 1e-05) for size in ("small", "large")}
+    assert {row["name"] for row in rows[4:]} == {"0.02_small", "0.02_large"} and min(first.values()) < 0.2
+    assert sum(rows[4]["accuracies"]) / 2 == pytest.approx(rows[4]["accuracy"])
+    for folder in (tmp_path / "runs" / "rates").iterdir():  # the test images were not looked at
+        line = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
+        assert line["validation_examples"] == 200 and not [key for key in line if key.startswith("test")]
+    document = (tmp_path / "FRONTIER.md").read_text()
+    best = max(rows[4:], key=lambda row: row["accuracy"])
+    assert document.split("|--:|\n")[1].startswith(f"| {best['name']} | ") and "## rates" in document
+    capsys.readouterr()
+    search.main()
+    assert "epoch" not in capsys.readouterr().out.replace("epochs", "")
+    assert json.loads((tmp_path / "results" / "rates.json").read_text()) == rows
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [("rungs", "rung", "rung is unknown; did you mean rungs"), ("[choices]", "[loss]", "loss is unknown"),
+     ("0.02,", '"x",', "optimizer.learning_rate is 'x'; allowed"), ("batch_size", "batchsize", "batchsize is unknown"),
+     ("[choices]", "[choices", "cannot be read as TOML")],
+)  # fmt: skip
+def test_a_wrong_space_is_one_line(space, old, new, message, monkeypatch, capsys):
+    space.write_text(space.read_text().replace(old, new))
+    monkeypatch.setattr("sys.argv", ["search", str(space)])
+    assert search.exit_code(search.main) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and "rates.toml" in error
+
+
+def test_larger_networks_and_some_of_many_are_left_out(space):
+    table = search.tomllib.loads(space.read_text())
+    assert len(list(search.proposals(table, ""))) == 4
+    drawn = [config.name for config in search.proposals(table | {"draw": 2}, "")]
+    assert len(drawn) == 2 and drawn == [config.name for config in search.proposals(table | {"draw": 2}, "")]
+    assert not list(search.proposals(table | {"parameters_below": 100}, ""))
