@@ -2,9 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 
-from benchmarks import search
+from benchmarks import cross_validation, search
 
 SPACE = """
 recipe = "{recipe}"
@@ -70,3 +71,19 @@ def test_larger_networks_and_some_of_many_are_left_out(space):
     drawn = [config.name for config in search.proposals(table | {"draw": 2}, "")]
     assert len(drawn) == 2 and drawn == [config.name for config in search.proposals(table | {"draw": 2}, "")]
     assert not list(search.proposals(table | {"parameters_below": 100}, ""))
+
+
+def test_cross_validation_answers_each_image_once(tmp_path, tiny_recipe, monkeypatch, capsys):
+    monkeypatch.setattr(cross_validation, "RESULTS", tmp_path / "found.json")
+    arguments = ["--data", "digits", "--folds", "2", "--seeds", "2", "--epochs", "1", "--out", f"{tmp_path / 'runs'}"]
+    longer = tmp_path / "quick.toml"
+    longer.write_text(f'extends = "{tiny_recipe}"\n[optimizer]\nlearning_rate = 0.05\n')
+    monkeypatch.setattr("sys.argv", ["cross_validation", str(tiny_recipe), str(longer), *arguments])
+    cross_validation.main()
+    first, second = json.loads((tmp_path / "found.json").read_text())
+    assert np.shape(first["folds"]) == np.shape(second["folds"]) == (2, 2) and first["step"] == "tiny"
+    assert second["difference"] == pytest.approx(np.mean(second["folds"]) - np.mean(first["folds"]))
+    for fold in (1, 2):
+        line = json.loads((tmp_path / "runs" / f"quick_fold_{fold}" / "metrics.jsonl").read_text().splitlines()[0])
+        assert line["validation_examples"] == 5748  # half of 11,496
+    assert "quick: " in capsys.readouterr().out
