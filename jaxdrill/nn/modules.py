@@ -31,7 +31,7 @@ class Convolution(nnx.Module):
         size = 1 if layer.separable else layer.kernel
         self.kernel = nnx.Param(torch_uniform(rngs.params(), (size, size, channels, layer.conv)))
         if layer.separable:
-            self.depthwise = nnx.Param(torch_uniform(rngs.params(), (layer.kernel, layer.kernel, 1, channels)))
+            self.depthwise = nnx.Param(torch_uniform(rngs.params(), (layer.kernel, layer.kernel, 1, layer.conv)))
         # PyTorch's constants. Flax's running variance is the biased one (n), PyTorch's the unbiased (n - 1): they
         # differ by less than 1/4,000 here, and training normalises with the biased one in both.
         norm: dict[str, Any] = dict(momentum=0.9, epsilon=functional.EPSILON, rngs=rngs)
@@ -41,7 +41,7 @@ class Convolution(nnx.Module):
         layer, norm = self.layer, self.batch_norm
         kernel = self.kernel[...]
         if layer.separable:  # a thin convolution by the product is faster than both in turn
-            kernel = self.depthwise[...].swapaxes(2, 3) * kernel
+            kernel = kernel * self.depthwise[...]
         x = convolve(x, kernel, layer.padding, self.convolution)
         if train and norm is not None:  # as below, by the batch's statistics, and faster
             scale, bias = cast(nnx.Param, norm.scale)[...], cast(nnx.Param, norm.bias)[...]

@@ -48,7 +48,7 @@ def apply(
 
 def named_weights(params: Any, batch_stats: Any) -> dict[str, Any]:
     """All arrays of a network in one flat table: `conv1.kernel` [K, K, I, O] (of a separable one [1, 1, I, O] and
-    `conv1.depthwise` [K, K, 1, I]), `conv1.batch_norm.scale` [O], `.bias`, and the running `.mean` and `.var`."""
+    `conv1.depthwise` [K, K, 1, O]), `conv1.batch_norm.scale` [O], `.bias`, and the running `.mean` and `.var`."""
     return flatten_dict(params, sep=".") | flatten_dict(batch_stats, sep=".")
 
 

@@ -65,7 +65,7 @@ def test_the_layer_table_is_what_the_network_does():
     assert rows_reached[-1] - rows_reached[0] + 1 == rows[-1].receptive_field
 
 
-def test_a_separable_convolution_filters_each_channel_and_then_mixes_them():
+def test_a_separable_convolution_mixes_the_channels_and_then_filters_each():
     """Against XLA's convolution with a feature group a channel, and an einsum; the parameters are those of both."""
     layer, x = (
         Conv(conv=5, separable=True, padding=1, batch_norm=True),
@@ -73,17 +73,17 @@ def test_a_separable_convolution_filters_each_channel_and_then_mixes_them():
     )
     convolution = layer.module(3, "pairs", nnx.Rngs(params=0))
     depthwise, pointwise = convolution.depthwise[...], convolution.kernel[...]
-    assert depthwise.shape == (3, 3, 1, 3) and pointwise.shape == (1, 1, 3, 5)
+    assert depthwise.shape == (3, 3, 1, 5) and pointwise.shape == (1, 1, 3, 5)
     assert 0.25 < jnp.abs(depthwise).max() < 1 / 3 and 0.3 < jnp.abs(pointwise).max() < 3**-0.5  # 1/sqrt(fan_in)
-    filtered = jax.lax.conv_general_dilated(
-        x, depthwise, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=3
-    )
-    expected = jnp.einsum("bhwi,io->bhwo", filtered, pointwise[0, 0])
+    expected = jax.lax.conv_general_dilated(
+        jnp.einsum("bhwi,io->bhwo", x, pointwise[0, 0]), depthwise, (1, 1), "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=5,
+    )  # fmt: skip
     evaluated = convolution(x, False, None, None) * (1 + functional.EPSILON) ** 0.5  # fresh statistics are 0 and 1
     np.testing.assert_allclose(evaluated, jax.nn.relu(expected), atol=1e-5)
     flow = layer.trace(Flow(7, 3))
-    assert flow.parameters == 27 + 15 + 10 == sum(p.size for p in jax.tree.leaves(nnx.state(convolution, nnx.Param)))
-    assert flow.operations == 49 * (27 + 15) and layer.text() == "3x3 separable conv relu batch_norm"
+    assert flow.parameters == 15 + 45 + 10 == sum(p.size for p in jax.tree.leaves(nnx.state(convolution, nnx.Param)))
+    assert flow.operations == 49 * (15 + 45) and layer.text() == "3x3 separable conv relu batch_norm"
 
 
 def test_dropout_stands_after_five_of_the_blocks():
