@@ -81,13 +81,14 @@ def search(path: Path, out: Path, data_dir: Path | None) -> None:
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read as TOML: {error}") from error
     configs, rows = list(proposals(space, f"{path}: ")), []
+    about = f"From {space.get('recipe', 'step_5')}, by {', '.join(space['choices'])}."
     for number, rung in enumerate(space["rungs"], start=1):
         found: list[tuple[float, Config]] = []
         for config in configs:
             config = config.model_copy(update=rung)
             rows.append({"rung": number} | trained(config, out / path.stem / f"{number}_{config.name}", data_dir))
             found.append((-rows[-1]["accuracy"], config))
-            write_text(RESULTS / f"{path.stem}.json", json.dumps(rows, indent=1))
+            write_text(RESULTS / f"{path.stem}.json", json.dumps({"about": about, "rows": rows}, indent=1))
         found.sort(key=lambda each: each[0])
         configs = [config for _, config in found[: -(-len(found) // 2)]]
     print(table(rows))
@@ -107,19 +108,17 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def frontier() -> str:
-    """All results as Markdown, a part for each file."""
+    """All results as Markdown, a part for each file: an `about` and the `rows`."""
     about = """# What was tried
 
 Made from `results/search/` by `python -m benchmarks.search`. Each recipe was trained on the training images but 10,000,
 and evaluated on those; the test images had no part in it. Seconds are those of a machine with other work to do.
 """
-    return "\n".join(
-        [about]
-        + [
-            f"## {file.stem}\n\n{table(json.loads(file.read_text(encoding='utf-8')))}\n"
-            for file in sorted(RESULTS.glob("*.json"))
-        ]
-    )
+    parts = [about]
+    for file in sorted(RESULTS.glob("*.json")):
+        found = json.loads(file.read_text(encoding="utf-8"))
+        parts.append(f"## {file.stem}\n\n{found['about']}\n\n{table(found['rows'])}\n")
+    return "\n".join(parts)
 
 
 def main() -> None:
