@@ -38,7 +38,7 @@ def test_results_hold_no_images():
 
 def test_summary(drill):
     assert summary([drill / "step_2"]).splitlines()[2:] == [
-        "| step_2 | mnist | 9,606 | 3 | 3 | 99.20 ± 0.20 | 99.00 to 99.40 | 99.20 ± 0.20 | 98.85 (3) |"
+        "| step_2 | mnist | 9,606 | 1.45 | 3 | 9.0 | 3 | 99.20 ± 0.20 | 98.70 to 99.70 | 99.20 ± 0.20 | 98.85 (3) |"
     ]
     lines = summary([drill]).splitlines()
     assert (

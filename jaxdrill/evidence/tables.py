@@ -66,15 +66,22 @@ def overview(analyses: Sequence[Analysis]) -> Table:
 
 
 def results(analyses: Sequence[Analysis]) -> Table:
-    """One line a run: what the README shows."""
+    """One line a run: what the README shows. The time is that of the fastest epoch, for one seed of those trained
+    together: the others may have shared the machine with something else."""
     split = analyses[0].run.split
     rows = [
-        [a.label, a.run.dataset, f"{a.run.metadata['parameters']:,}", f"{a.run.epochs}", f"{len(a.run.seeds)}",
-         percent(a.last), interval(a.last), percent(a.best), *([_notebook(a)] if a.has_target else [])]
+        [a.label, a.run.dataset, f"{a.run.metadata['parameters']:,}", f"{_operations(a.run) / 1e6:.2f}",
+         f"{a.run.epochs}", f"{a.run.metrics['seconds'].min():.1f}", f"{len(a.run.seeds)}", percent(a.last), interval(a.last), percent(a.best), *([_notebook(a)] if a.has_target else [])]
         for a in analyses
     ]  # fmt: skip
-    header = ["step", "data", "parameters", "epochs", "seeds", f"last {split} %", "95 % interval", f"best {split} %"]
+    header = ["step", "data", "parameters", "million operations", "epochs", "s an epoch", "seeds", f"last {split} %",
+              "95 % interval", f"best {split} %"]  # fmt: skip
     return Table([*header, "notebook's best % (epoch)"] if analyses[0].has_target else header, rows)
+
+
+def _operations(run: Run) -> int:
+    """Multiply-adds of one image."""
+    return sum(row.operations for row in layer_table(run.config.network))
 
 
 def comparisons(analyses: Sequence[Analysis]) -> Table:
@@ -151,7 +158,7 @@ def layers(run: Run) -> Table:
          f"{row.parameters:,}", f"{row.operations:,}"]
         for row in network
     ]  # fmt: skip
-    totals = [f"{sum(row.parameters for row in network):,}", f"{sum(row.operations for row in network):,}"]
+    totals = [f"{sum(row.parameters for row in network):,}", f"{_operations(run):,}"]
     header = ["name", "layer", "output", "receptive field", "parameters", "multiply-adds an image"]
     return Table(header, [*rows, ["total", "", "", "", *totals]])
 
