@@ -71,7 +71,8 @@ def results(analyses: Sequence[Analysis]) -> Table:
     split = analyses[0].run.split
     rows = [
         [a.label, a.run.dataset, f"{a.run.metadata['parameters']:,}", f"{_operations(a.run) / 1e6:.2f}",
-         f"{a.run.epochs}", f"{a.run.metrics['seconds'].min():.1f}", f"{len(a.run.seeds)}", percent(a.last), interval(a.last), percent(a.best), *([_notebook(a)] if a.has_target else [])]
+         f"{a.run.epochs}", f"{a.run.metrics['seconds'].min():.1f}", f"{len(a.run.seeds)}",
+         percent(a.last), interval(a.last), percent(a.best), *([_notebook(a)] if a.has_target else [])]
         for a in analyses
     ]  # fmt: skip
     header = ["step", "data", "parameters", "million operations", "epochs", "s an epoch", "seeds", f"last {split} %",
