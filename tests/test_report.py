@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import pytest
 from conftest import ROOT
@@ -16,6 +17,7 @@ from runs_on_disk import CURVES, write_run
 
 import jaxdrill
 import jaxdrill.report
+from benchmarks import readme
 from jaxdrill.evidence.page import summary
 from jaxdrill.main import main
 from jaxdrill.runs.reader import read_all
@@ -30,6 +32,22 @@ def test_the_readmes_tables_are_what_the_results_say():
     metadata = read_all([ROOT / "results"])[0].metadata
     assert metadata["git_commit"][:7] in readme
     assert all(f"{name} {metadata['versions'][name]}" in readme for name in ("jax", "flax", "optax"))
+
+
+def test_the_readmes_tables_and_picture_are_made_from_the_results(drill, tmp_path, monkeypatch):
+    files = {"RESULTS": drill, "README": tmp_path / "README.md", "PICTURE": tmp_path / "ladder.svg"}
+    for name, path in files.items():
+        monkeypatch.setattr(readme, name, path)
+    old = "Before\n\n| step | data | x |\n| --- |\n| old |\n\nbetween\n\n| step | against | x |\n| old |\n\nafter\n"
+    files["README"].write_text(old)
+    readme.main()
+    first, second = summary([drill]).split("\n\n")
+    assert files["README"].read_text() == f"Before\n\n{first}\n\nbetween\n\n{second}\n\nafter\n"
+    for picture in (files["PICTURE"], ROOT / "docs" / "ladder.svg"):
+        text = "".join(
+            ElementTree.fromstring(picture.read_text()).itertext()
+        )  # it must be XML: pages show it as an image
+        assert "step_2" in text and "step_5" in text and "--ink" in text and "prefers-color-scheme" in text
 
 
 def test_results_hold_no_images():

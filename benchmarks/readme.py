@@ -1,0 +1,38 @@
+"""The README's tables and its picture of the ladder, from the run folders in `results/`:
+
+python -m benchmarks.readme
+"""
+
+from pathlib import Path
+
+from jaxdrill.evidence import plots
+from jaxdrill.evidence.page import by_dataset, summary
+from jaxdrill.files import write_text
+from jaxdrill.runs.reader import read_all
+
+RESULTS, README, PICTURE = Path("results"), Path("README.md"), Path("docs/ladder.svg")
+# As the report's page has them; a picture cannot see those of the page that it stands in.
+COLOURS = """<style>svg{--ink:#1d2433;--line:#d7dce4;--a:#1f6fb2;--b:#c2571a}
+@media(prefers-color-scheme:dark){svg{--ink:#e4e8ef;--line:#343c49;--a:#6cb2ee;--b:#f09a5f}}</style>"""
+
+
+def with_tables(text: str, tables: list[str]) -> str:
+    """The text with each Markdown table replaced by the new one whose first two columns have the same names."""
+    lines = text.split("\n")
+    for table in tables:
+        names = " | ".join(table.split(" | ")[:2])
+        first = next(n for n, line in enumerate(lines) if line.startswith(names))
+        last = next(n for n in range(first, len(lines)) if not lines[n].startswith("|"))
+        lines[first:last] = table.split("\n")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    runs = by_dataset(read_all([RESULTS]))[0]
+    svg = plots.ladder([analysis for analysis in runs if analysis.label != "step_1"], 8.5)
+    write_text(PICTURE, svg.replace(">", f">{COLOURS}", 1))
+    write_text(README, with_tables(README.read_text(encoding="utf-8"), summary([RESULTS]).split("\n\n")))
+
+
+if __name__ == "__main__":
+    main()
