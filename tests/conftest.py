@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -70,7 +71,7 @@ def all_digits() -> data.Dataset:
 def digits(all_digits) -> data.Dataset:
     """Each of the 1,437 training digits once: three steps an epoch of `tiny`."""
     few = {"train_images": all_digits.train_images[:1437], "train_labels": all_digits.train_labels[:1437]}
-    return data.replace(all_digits, **few)
+    return replace(all_digits, **few)
 
 
 @pytest.fixture

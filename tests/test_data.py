@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from jaxdrill import data, embedded
+from jaxdrill import data, embedded, splits
 from jaxdrill.errors import RunError, UsageError
 
 
@@ -50,42 +50,42 @@ def test_digits_are_drawn_from_parts_that_stay_apart(all_digits):
 @pytest.mark.parametrize("count", [100, 400])
 def test_images_that_are_held_out(digits, count):
     """The same at each call, of each class its share, and no longer trained on."""
-    held, again = (data.hold_out(digits, count, "auto") for _ in range(2))
+    held, again = (splits.hold_out(digits, count, "auto") for _ in range(2))
     assert same(held, again) and held.split == "validation"
     assert (len(held.train_labels), len(held.test_labels)) == (1437 - count, count)
     shares = np.bincount(digits.train_labels) * count / 1437
     assert (abs(np.bincount(held.test_labels) - shares) <= 1).all()
     both = np.concatenate([held.train_images, held.test_images]).reshape(1437, -1)
     assert np.array_equal(np.unique(both, axis=0), np.unique(digits.train_images.reshape(1437, -1), axis=0))
-    test = data.hold_out(digits, count, "test")
+    test = splits.hold_out(digits, count, "test")
     assert test.split == "test" and np.array_equal(test.test_images, digits.test_images)
     assert np.array_equal(test.train_images, held.train_images)
 
 
 def test_folds_hold_each_image_out_once(digits):
-    folds = [data.hold_out(digits, 287, "auto", fold) for fold in range(1, 6)]
+    folds = [splits.hold_out(digits, 287, "auto", fold) for fold in range(1, 6)]
     assert [len(fold.test_labels) for fold in folds] == [288, 288, 287, 287, 287]
-    assert all(same(fold, data.hold_out(digits, 287, "auto", n)) for n, fold in enumerate(folds, start=1))
+    assert all(same(fold, splits.hold_out(digits, 287, "auto", n)) for n, fold in enumerate(folds, start=1))
     held = np.concatenate([fold.test_images for fold in folds]).reshape(1437, -1)
     assert np.array_equal(np.sort(held.sum(1)), np.sort(digits.train_images.reshape(1437, -1).sum(1)))
     for fold in folds:
         assert len(fold.train_labels) + len(fold.test_labels) == 1437 and fold.split == "validation"
         assert (abs(np.bincount(fold.test_labels) - np.bincount(digits.train_labels) / 5) <= 1).all()
     with pytest.raises(UsageError, match="fold is 6; 1437 training images make 5 of 287"):
-        data.hold_out(digits, 287, "auto", 6)
+        splits.hold_out(digits, 287, "auto", 6)
     with pytest.raises(UsageError, match="fold is 1; 1437 training images make 1 of 800; hold out at most half of"):
-        data.hold_out(digits, 800, "auto", 1)
+        splits.hold_out(digits, 800, "auto", 1)
     with pytest.raises(UsageError, match="fold is 2, and no images are held out; add --hold-out 10000"):
-        data.hold_out(digits, 0, "auto", 2)
+        splits.hold_out(digits, 0, "auto", 2)
 
 
 def test_what_cannot_be_held_out(digits):
-    assert data.hold_out(digits, 0, "auto") is digits
+    assert splits.hold_out(digits, 0, "auto") is digits
     for count in (1, 9, 1428, 1437, 10_000):
         with pytest.raises(UsageError, match=f"hold_out is {count}; allowed for digits: 0, or from 10 to 1427"):
-            data.hold_out(digits, count, "auto")
+            splits.hold_out(digits, count, "auto")
     with pytest.raises(UsageError, match="no images are held out; add --hold-out 10000"):
-        data.hold_out(digits, 0, "validation")
+        splits.hold_out(digits, 0, "validation")
 
 
 def test_idx_files_are_read_and_packed(small_files, capsys):

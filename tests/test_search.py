@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from benchmarks import cross_validation, search
 
@@ -70,6 +71,11 @@ def test_larger_networks_and_some_of_many_are_left_out(space):
     drawn = [config.name for config in search.proposals(table | {"draw": 2}, "")]
     assert len(drawn) == 2 and drawn == [config.name for config in search.proposals(table | {"draw": 2}, "")]
     assert not list(search.proposals(table | {"parameters_below": 100}, ""))
+
+
+def test_the_frontier_is_made_from_the_results(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert search.FRONTIER.read_text() == search.frontier()
 
 
 def test_cross_validation_answers_each_image_once(tmp_path, tiny_recipe, monkeypatch, capsys):

@@ -11,7 +11,7 @@ import numpy as np
 from jaxdrill.config import options
 from jaxdrill.evidence.analysis import Analysis
 from jaxdrill.evidence.statistics import Summary
-from jaxdrill.nn.architecture import layer_table
+from jaxdrill.nn.architecture import layer_table, trace
 from jaxdrill.runs.reader import Run
 
 NUMBER = re.compile(r"[-+±·\d]([-+±·\d.,%() ]|to|of|from)*|")
@@ -82,7 +82,7 @@ def results(analyses: Sequence[Analysis]) -> Table:
 
 def _operations(run: Run) -> int:
     """Multiply-adds of one image."""
-    return sum(row.operations for row in layer_table(run.config.network))
+    return trace(run.config.network)[-1].operations
 
 
 def comparisons(analyses: Sequence[Analysis]) -> Table:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-from jaxdrill import data
+from jaxdrill import data, splits
 from jaxdrill.errors import UsageError
 from jaxdrill.files import write_text
 from jaxdrill.nn.architecture import trace
@@ -45,7 +45,7 @@ def train(
     began = time.perf_counter()
     dataset = data.load(config.data, data_dir, offline)
     sha256 = dataset.sha256
-    dataset = data.hold_out(dataset, config.hold_out, config.evaluate_on, config.fold)
+    dataset = splits.hold_out(dataset, config.hold_out, config.evaluate_on, config.fold)
     config = config.model_copy(update={"data": dataset.name, "evaluate_on": dataset.split})
     if config.batch_size > (count := len(dataset.train_labels)):
         raise UsageError(

@@ -26,8 +26,8 @@ def augment(augmentation: Augmentation, keys: jax.Array, images: jax.Array) -> j
     if not (how.rotation_degrees or how.scale or how.shift_pixels):
         return normalize(images)
 
-    def draw(key: jax.Array, shape: tuple[int, ...], limit: float) -> jax.Array:
-        return jax.vmap(lambda key: jax.random.uniform(key, shape, jnp.float32, -limit, limit))(key)
+    def draw(keys: jax.Array, shape: tuple[int, ...], limit: float) -> jax.Array:
+        return jax.vmap(lambda key: jax.random.uniform(key, shape, jnp.float32, -limit, limit))(keys)
 
     angles, scales, moves = draw(keys, (), how.rotation_degrees), None, None
     if how.scale or how.shift_pixels:

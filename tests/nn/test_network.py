@@ -67,10 +67,8 @@ def test_the_layer_table_is_what_the_network_does():
 
 def test_a_separable_convolution_mixes_the_channels_and_then_filters_each():
     """Against XLA's convolution with a feature group a channel, and an einsum; the parameters are those of both."""
-    layer, x = (
-        Conv(conv=5, separable=True, padding=1, batch_norm=True),
-        jax.random.normal(jax.random.key(1), (2, 7, 7, 3)),
-    )
+    layer = Conv(conv=5, separable=True, padding=1, batch_norm=True)
+    x = jax.random.normal(jax.random.key(1), (2, 7, 7, 3))
     convolution = layer.module(3, "pairs", nnx.Rngs(params=0))
     depthwise, pointwise = convolution.depthwise[...], convolution.kernel[...]
     assert depthwise.shape == (3, 3, 1, 5) and pointwise.shape == (1, 1, 3, 5)

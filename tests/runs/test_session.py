@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT
 
 import jaxdrill
-from jaxdrill import data, embedded
+from jaxdrill import data, embedded, splits
 from jaxdrill.main import main
 from jaxdrill.runs import checkpoints, group, session
 from jaxdrill.runs.folder import read_arrays, write_rows
@@ -351,7 +351,7 @@ def test_held_out_images_are_evaluated_and_say_so(command, tmp_path, capsys, dig
     assert rows(tmp_path)[0]["validation_examples"] == 400 and "test_accuracy" not in rows(tmp_path)[0]
     run = read(tmp_path)
     assert (run.split, run.dataset, len(run.labels)) == ("validation", "digits (validation)", 400)
-    _, held = data.hold_out(digits, 400, "auto").train_labels, data.hold_out(digits, 400, "auto").test_labels
+    _, held = splits.hold_out(digits, 400, "auto").train_labels, splits.hold_out(digits, 400, "auto").test_labels
     np.testing.assert_array_equal(run.labels, held)
 
 

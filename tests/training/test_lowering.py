@@ -18,10 +18,14 @@ from jaxdrill.training.lowering import Lowering, numerics
 
 
 @pytest.mark.parametrize("platform", ["cuda", "rocm", "tpu"])
-@pytest.mark.parametrize(("step", "seeds"), [("5", 1), ("5", 8), ("4_adam", 8)])
-def test_every_program_is_exported(platform, step, seeds):
+@pytest.mark.parametrize(
+    ("step", "seeds", "flags"),
+    [("5", 1, {}), ("5", 8, {}), ("4_adam", 8, {}),
+     ("5", 8, {"augmentation.scale": "0.07", "augmentation.interpolation": "bilinear"})],
+)  # fmt: skip
+def test_every_program_is_exported(platform, step, seeds, flags):
     mesh = devices.make_mesh(1, 1, jax.devices()[:1])
-    lowering = Lowering(config.load(step), compile_ahead.mnist(), seeds, mesh, platform)
+    lowering = Lowering(config.load(step, flags), compile_ahead.mnist(), seeds, mesh, platform)
     assert lowering.names() == ["start", "shuffle", "evaluate", (468, 128), (1, 96)]
     with numerics("float32"), jax.numpy_dtype_promotion("standard"):  # which optax's Adam needs
         for name in lowering.names():
