@@ -1,5 +1,7 @@
 """Tables, sentences and pictures."""
 
+from dataclasses import replace
+
 import numpy as np
 from runs_on_disk import BETTER, CURVES, write_run
 
@@ -123,7 +125,7 @@ def test_worst_images_come_by_the_probability_of_their_label(tmp_path):
 
 def test_the_augmentation_is_the_runs_own(drill):
     (picture,) = pictures.augmentations(read_all([drill]))
-    assert picture.caption.startswith("step_4: rotated by up to 7 degrees")
+    assert picture.caption.startswith("step_4: rotated by up to 7 degrees. Left")
     assert picture.pixels.shape == (3 * 28, 12 * 28)
     run = read(drill / "step_4")
     np.testing.assert_array_equal(picture.pixels[:28, :28], run.images[2])
@@ -131,3 +133,14 @@ def test_the_augmentation_is_the_runs_own(drill):
     # What comes from outside has the recipe's value; the middle of a rotated image is its own.
     assert picture.pixels[0, 28] in (1, run.images[2][0, 0])
     np.testing.assert_array_equal(picture.pixels[12:16, 40:44], run.images[2][12:16, 12:16])
+
+
+def test_every_part_of_an_augmentation_is_named(drill):
+    run = read(drill / "step_4")
+    how = {"rotation_degrees": 0.0, "scale": 0.07, "shift_pixels": 1.5, "interpolation": "bilinear"}
+    changed = run.config.model_copy(update={"augmentation": run.config.augmentation.model_copy(update=how)})
+    (picture,) = pictures.augmentations([replace(run, config=changed)])
+    assert picture.caption.startswith("step_4: scaled by up to 7 %, moved by up to 1.5 pixels. Left")
+    none = {"rotation_degrees": 0.0}
+    still = run.config.model_copy(update={"augmentation": run.config.augmentation.model_copy(update=none)})
+    assert not pictures.augmentations([replace(run, config=still)])

@@ -108,6 +108,13 @@ def test_random_affine_draws_angle_size_and_place_of_each_image_within_their_ran
     recipe = Augmentation(rotation_degrees=10, scale=0.2, shift_pixels=1.5, interpolation="bilinear")
     x = augmentation.augment(recipe, jax.random.split(jax.random.key(0), 500), jnp.zeros((500, 28, 28, 1), jnp.uint8))
     assert x.shape == (500, 28, 28, 1) and x.dtype == jnp.float32
+    digits = np.random.default_rng(0).integers(0, 256, (500, 28, 28, 1), dtype=np.uint8)
+    for interpolation, pick in (("bilinear", augmentation.bilinear), ("nearest", augmentation.nearest)):
+        recipe = recipe.model_copy(update={"interpolation": interpolation})
+        x = augmentation.augment(recipe, jax.random.split(jax.random.key(0), 500), jnp.array(digits))
+        np.testing.assert_allclose(
+            x, augmentation.normalize(pick(jnp.array(digits), *sources(28, *seen.values()), 1)), atol=1e-5
+        )
     drawn = [seen["degrees"] / 10, (seen["scales"] - 1) / 0.2, *(seen["shifts"].T / 1.5)]
     for value in drawn:  # uniform in -1..1
         np.testing.assert_allclose(np.quantile(value, [0, 0.25, 0.5, 0.75, 1]), [-1, -0.5, 0, 0.5, 1], atol=0.13)
