@@ -1,23 +1,24 @@
 """Datasets as uint8 arrays in memory. tfds provides them, without TensorFlow: URLs, downloads, cache, SHA-256 sums."""
 
 import contextlib
-import gzip
 import hashlib
 import os
 import sys
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import chex
 import numpy as np
 
-from jaxdrill import embedded
-from jaxdrill.errors import RunError, UsageError, print_error
+from jaxdrill import embedded, idx
+from jaxdrill.errors import RunError, UsageError, nearest, print_error
 from jaxdrill.files import replacing
 from jaxdrill.reachability import assert_reachable
+from jaxdrill.recipe import DATASETS
 
+REGISTERED = ("mnist", "fashion_mnist", "kmnist")  # with tfds: their files have known sums
 FILES = {  # array: official idx file
     "train_images": "train-images-idx3-ubyte.gz",
     "train_labels": "train-labels-idx1-ubyte.gz",
@@ -37,6 +38,7 @@ class Dataset:
     test_images: np.ndarray
     test_labels: np.ndarray
     split: str = "test"
+    files: dict[str, str] = field(default_factory=dict)  # of one's own data: SHA-256 sums by file name
 
     def __post_init__(self) -> None:
         for images, labels in ((self.train_images, self.train_labels), (self.test_images, self.test_labels)):
@@ -56,8 +58,8 @@ def load(name: str, data_dir: Path | None = None, offline: bool = False) -> Data
     """A dataset by name; `auto` is MNIST if it can be had, otherwise digits, with a warning.
 
     Args:
-        name: auto, mnist, fashion_mnist, kmnist or digits.
-        data_dir: a folder with the four official idx files, used instead of cache and network.
+        name: auto, mnist, fashion_mnist, kmnist or digits; or another, of one's own data.
+        data_dir: a folder with the four official idx files, used instead of cache and network; or with one's own.
         offline: make no network call.
 
     Raises:
@@ -69,6 +71,12 @@ def load(name: str, data_dir: Path | None = None, offline: bool = False) -> Data
     if name == "digits":
         return Dataset("digits", *embedded.digits())
     wanted = "mnist" if name == "auto" else name
+    if wanted not in REGISTERED:
+        if data_dir is None:
+            own = "or any name for your own idx files in --data-dir"
+            raise UsageError(f"data is {name}{nearest(name, DATASETS)}; allowed: {', '.join(DATASETS)}, {own}")
+        arrays, sums = idx.read_folder(data_dir)
+        return Dataset(name, **arrays, files=sums)
     if data_dir is not None:
         return _from_folder(wanted, data_dir)
     if cached := _read_pack(wanted):
@@ -113,8 +121,7 @@ def _packed(name: str, files: dict[str, Path], sums: list[str]) -> Dataset:
     """The dataset in four verified idx files. It is packed for the next start where the cache can be written."""
     arrays = {}
     for key, path in files.items():
-        content = np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8)
-        arrays[key] = content[16:].reshape(-1, 28, 28, 1) if key.endswith("images") else content[8:]  # after the header
+        arrays[key] = idx.read(path, 3)[..., None] if key.endswith("images") else idx.read(path, 1)
     pack = pack_file(name)
     with contextlib.suppress(OSError):  # a cache that cannot be written costs time at the next start, not this run
         with replacing(pack) as temporary, temporary.open("wb") as file:
@@ -148,7 +155,10 @@ def _from_folder(name: str, folder: Path) -> Dataset:
         if found != right[path.name]:
             swapped = [file for file, checksum in right.items() if checksum == found]
             why = f"holds {swapped[0]}" if swapped else f"has SHA-256 {found[:12]}..., not {right[path.name][:12]}..."
-            raise RunError(f"{path} is not the official file of {name}: it {why}; download it again")
+            raise RunError(
+                f"{path} is not the official file of {name}: it {why}; download it again, or name it as data of your "
+                "own, such as --data my_digits"
+            )
     return _packed(name, files, sums)
 
 

@@ -99,7 +99,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     parser.add_argument(
         "--workdir", type=Path, help="run folder (default: runs/NAME, or runs/NAME_DATA; with all: folder of all runs)"
     )
-    parser.add_argument("--data-dir", type=Path, help="folder with the four official idx .gz files")
+    parser.add_argument("--data-dir", type=Path, help="folder with four idx files: the official ones, or your own")
     parser.add_argument("--offline", action="store_true", help="make no network call")
     parser.add_argument(
         "--dry-run", action="store_true", help="print the resolved recipe and the layer table, and exit"

@@ -1,11 +1,15 @@
 """What a recipe may say: typed, immutable tables with their defaults, bounds, and the words of `--help`."""
 
+import re
 from typing import Any, Literal
 
 from pydantic import Field, SerializeAsAny, field_validator
 
+from jaxdrill.errors import nearest
 from jaxdrill.nn.layers import AnyLayer, Conv, kind_of
 from jaxdrill.schema import Table
+
+DATASETS = ("auto", "mnist", "fashion_mnist", "kmnist", "digits")
 
 
 class Augmentation(Table):
@@ -94,8 +98,10 @@ class Config(Table):
     batch_size: int = Field(default=128, ge=1, description="images a step")
     seed: int = Field(default=1, ge=0, le=2**32 - 1, description="first seed")
     seeds: int = Field(default=1, ge=1, description="number of seeds")
-    data: Literal["auto", "mnist", "fashion_mnist", "kmnist", "digits"] = Field(
-        default="auto", description="dataset; auto is mnist, or digits without a network"
+    data: str = Field(
+        default="auto",
+        description="mnist, fashion_mnist, kmnist, digits, or a name for your own idx files in --data-dir; auto is "
+        "mnist, or digits without a network",
     )
     hold_out: int = Field(
         default=0, ge=0, description="training images kept apart, and evaluated in place of the test images"
@@ -112,6 +118,14 @@ class Config(Table):
     schedule: Schedule = Schedule()
     average: Average = Average()
     execution: Execution = Execution()
+
+    @field_validator("data")
+    @classmethod
+    def _a_name_for_files_and_pages(cls, name: str) -> str:
+        if not re.fullmatch("[a-z0-9_]{1,40}", name):
+            own = "or a name of up to 40 small letters, digits and _ for your own idx files in --data-dir"
+            raise ValueError(f"allowed: {', '.join(DATASETS)}, {own}{nearest(name, DATASETS)}")
+        return name
 
     @field_validator("network", mode="before")
     @classmethod

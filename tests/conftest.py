@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import os
+import struct
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +31,11 @@ network = [
 ]
 augmentation = { rotation_degrees = 7 }
 """
+
+
+def idx_bytes(values: np.ndarray) -> bytes:
+    """An idx file of uint8 values."""
+    return struct.pack(f">I{values.ndim}I", 0x800 + values.ndim, *values.shape) + values.tobytes()
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -101,9 +107,9 @@ def small_files(tmp_path, monkeypatch) -> Path:
     for file in data.FILES.values():
         count = 30 if file.startswith("train") else 20
         images = "images" in file
-        shape, header = ((count, 28, 28), 16) if images else ((count,), 8)
+        shape = (count, 28, 28) if images else (count,)
         values = generator.integers(0, 256 if images else 10, shape, dtype=np.uint8)
-        content = gzip.compress(bytes(header) + values.tobytes())
+        content = gzip.compress(idx_bytes(values))
         (folder / file).write_bytes(content)
         info = UrlInfo(size=len(content), checksum=hashlib.sha256(content).hexdigest(), filename=file)
         registered[file] = (f"http://127.0.0.1:9/{file}", info)

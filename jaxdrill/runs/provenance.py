@@ -40,6 +40,7 @@ def describe_run(
         "parameters": parameters,
         "dataset": dataset.name,
         "dataset_sha256": sha256,
+        "dataset_files": dataset.files,
         "split": dataset.split,
         "matmul_precision": config.execution.matmul_precision,
         **session,

@@ -1,0 +1,131 @@
+"""idx files of anybody: what is read, and what is said of those that cannot be."""
+
+import gzip
+import hashlib
+import json
+import struct
+
+import numpy as np
+import pytest
+from conftest import idx_bytes
+
+from jaxdrill import data, idx
+from jaxdrill.errors import RunError, UsageError
+from jaxdrill.main import main
+
+NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+
+@pytest.fixture
+def own(tmp_path, digits):
+    """200 and 100 of the digits in four files that are not packed."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    arrays = digits.train_images[:200, ..., 0], digits.train_labels[:200]
+    arrays += digits.test_images[:100, ..., 0], digits.test_labels[:100]
+    for name, values in zip(NAMES, arrays, strict=True):
+        (folder / name).write_bytes(idx_bytes(values))
+    return folder
+
+
+def test_own_data(own, digits):
+    loaded = data.load("my_digits", own)
+    assert loaded.name == "my_digits"
+    assert np.array_equal(loaded.train_images, digits.train_images[:200])
+    assert np.array_equal(loaded.test_labels, digits.test_labels[:100])
+    assert loaded.files == {name: hashlib.sha256((own / name).read_bytes()).hexdigest() for name in NAMES}
+
+
+def test_packed_files_and_other_names(own, digits):
+    """EMNIST's names, and its images, which are stored column by column."""
+    for name, path in zip(NAMES, map(own.joinpath, NAMES), strict=True):
+        content = path.read_bytes()
+        if "images" in name:
+            content = idx_bytes(idx.read(path, 3).swapaxes(1, 2))
+        emnist = f"emnist-digits-{name.replace('t10k', 'test')}.gz"
+        (own / emnist).write_bytes(gzip.compress(content))
+        path.unlink()
+    loaded = data.load("emnist_digits", own)
+    assert np.array_equal(loaded.train_images, digits.train_images[:200])
+    assert np.array_equal(loaded.test_images, digits.test_images[:100])
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        (NAMES[0], np.zeros((200, 28, 27), np.uint8), "holds images of 28x27; allowed: 28x28"),
+        (NAMES[2], np.ones((100, 28, 28), np.uint8), "has no pixel above 1; pixels go from 0 to 255"),
+        (NAMES[1], np.full(200, 10, np.uint8), "has labels up to 10; allowed: 0 to 9, ten classes"),
+        (NAMES[3], np.zeros(99, np.uint8), "holds 99 labels, for 100 images"),
+        (NAMES[3], np.zeros(0, np.uint8), "is empty"),
+        (NAMES[1], np.zeros((200, 28, 28), np.uint8), "is no idx file of labels"),
+    ],
+)
+def test_files_that_do_not_fit(own, name, values, message):
+    (own / name).write_bytes(idx_bytes(values))
+    with pytest.raises(RunError, match=f"{name} {message}$"):
+        data.load("my_digits", own)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is no idx file of images"),
+        (b"\0\0\x08\x03\0\0", "cannot be read"),
+        (struct.pack(">I3I", 0x803, 2**31, 28, 28) + b"0", "says that it holds 1,683,627,180,032 bytes; at most"),
+        (idx_bytes(np.zeros((2, 28, 28), np.uint8))[:-1], "is damaged: it holds less than it says"),
+        (idx_bytes(np.zeros((2, 28, 28), np.uint8)) + b"0", "is damaged: it holds more than it says"),
+        (gzip.compress(idx_bytes(np.zeros((2, 28, 28), np.uint8)))[:-9], "cannot be read"),
+        (gzip.compress(idx_bytes(np.zeros((2, 28, 28), np.uint8)))[:20] + b"x" * 40, "cannot be read"),
+    ],
+)
+def test_damaged_files(own, content, message):
+    (own / NAMES[0]).write_bytes(content)
+    with pytest.raises(RunError, match=f"{NAMES[0]} {message}"):
+        data.load("my_digits", own)
+
+
+def test_a_folder_without_or_with_too_many_files(own):
+    (own / NAMES[3]).rename(own / "labels")
+    with pytest.raises(
+        RunError, match="holds no file with test or t10k and labels in the name; one is needed, such as"
+    ):
+        data.load("my_digits", own)
+    (own / "my-test-labels").write_bytes(b"")
+    (own / "t10k-labels.gz").write_bytes(b"")
+    with pytest.raises(RunError, match=r"holds several files: my-test-labels, t10k-labels\.gz with test or t10k"):
+        data.load("my_digits", own)
+    with pytest.raises(RunError, match="nowhere cannot be read"):
+        data.load("my_digits", own / "nowhere")
+
+
+def test_a_name_that_is_not_registered_needs_a_folder():
+    with pytest.raises(
+        UsageError, match=r"^data is mnits; did you mean mnist.; allowed: auto, mnist, .* in --data-dir$"
+    ):
+        data.load("mnits")
+
+
+def test_official_names_keep_their_sums(small_files):
+    """Files that are not the official ones say how they can be used."""
+    (small_files / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx_bytes(np.zeros(30, np.uint8))))
+    with pytest.raises(RunError, match=r"is not the official file of mnist: .* your own, such as --data my_digits"):
+        data.load("mnist", small_files)
+    assert data.load("my_digits", small_files).train_labels.tolist() == [0] * 30
+
+
+def test_a_run_names_its_data_everywhere(own, tiny_recipe, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    command = ["--step", str(tiny_recipe), "--data", "my_digits", "--data-dir", str(own), "--batch-size", "50"]
+    assert main(command) == 0
+    folder = tmp_path / "runs" / "tiny_my_digits"
+    metadata = json.loads((folder / "run.json").read_text())
+    assert (metadata["dataset"], sorted(metadata["dataset_files"])) == ("my_digits", sorted(NAMES))
+    assert json.loads((folder / "config.json").read_text())["data"] == "my_digits"
+    printed = capsys.readouterr().out
+    epochs = [line for line in printed.splitlines() if " epoch  " in line]
+    assert epochs and all(line.startswith("my_digits seed 1") for line in epochs)
+    assert "| tiny | my_digits |" in printed
+    (own / NAMES[1]).write_bytes(idx_bytes(np.zeros(200, np.uint8)))
+    assert main(command) == 2
+    assert "holds a run with dataset_sha256 =" in capsys.readouterr().err
