@@ -76,7 +76,7 @@ def load(name: str, data_dir: Path | None = None, offline: bool = False) -> Data
             own = "or any name for your own idx files in --data-dir"
             raise UsageError(f"data is {name}{nearest(name, DATASETS)}; allowed: {', '.join(DATASETS)}, {own}")
         arrays, sums = idx.read_folder(data_dir)
-        return Dataset(name, **arrays, files=sums)
+        return Dataset(name, **cast(dict[str, Any], arrays), files=sums)
     if data_dir is not None:
         return _from_folder(wanted, data_dir)
     if cached := _read_pack(wanted):

@@ -112,6 +112,10 @@ class Config(Table):
     evaluate_on: Literal["auto", "validation", "test"] = Field(
         default="auto", description="images that are evaluated; auto is validation if images are held out, else test"
     )
+    init_from: str = Field(
+        default="",
+        description="safetensors file of weights to start from, of jaxdrill or in PyTorch's names; random ones without",
+    )
     augmentation: Augmentation = Augmentation()
     loss: Loss = Loss()
     optimizer: Optimizer = Optimizer()

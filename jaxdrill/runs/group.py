@@ -17,7 +17,7 @@ from jaxdrill.runs import checkpoints, events, folder
 from jaxdrill.runs.checkpoints import Checkpoint, Checkpoints
 from jaxdrill.runs.folder import Rows
 from jaxdrill.runs.stopping import StopRequest
-from jaxdrill.runs.weights import write_weights
+from jaxdrill.runs.weights import Weights, write_weights
 from jaxdrill.training.fit import EpochResult, fit
 from jaxdrill.training.program import Program
 from jaxdrill.training.step import Progress, evaluated_weights
@@ -35,6 +35,7 @@ class Session:
     latest: dict[int, Checkpoint]  # by seed
     metadata: dict[str, Any]  # `run.json`
     stop: StopRequest
+    initial: Weights | None = None  # that every seed starts from; random ones without
 
 
 class Group:

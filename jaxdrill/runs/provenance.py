@@ -16,13 +16,19 @@ from jaxdrill.runs.folder import FORMAT
 from jaxdrill.training import backend
 from jaxdrill.training.random import GENERATOR
 
-FREE = {"epochs", "seed", "seeds", "goal", "extends"}  # fields with which a run may be continued
+# Fields with which a run may be continued; what `init_from` names is compared by its sum.
+FREE = {"epochs", "seed", "seeds", "goal", "extends", "init_from"}
 
 
 def describe_run(
-    config: Config, dataset: Dataset, sha256: str, parameters: int, command: list[str], previous: dict[str, Any]
+    config: Config,
+    dataset: Dataset,
+    identity: dict[str, Any],
+    parameters: int,
+    command: list[str],
+    previous: dict[str, Any],
 ) -> dict[str, Any]:
-    """What `run.json` says of a run; `previous` is what it said before this session, or empty."""
+    """What `run.json` says of a run; `identity` is that of the run, `previous` what the file said before, or empty."""
     session = {
         "command": command,
         "versions": {"python": platform.python_version(), "jaxdrill": __version__}
@@ -39,8 +45,9 @@ def describe_run(
         "step": config.name,
         "parameters": parameters,
         "dataset": dataset.name,
-        "dataset_sha256": sha256,
+        "dataset_sha256": identity["dataset_sha256"],
         "dataset_files": dataset.files,
+        "init_sha256": identity.get("init_sha256", ""),
         "split": dataset.split,
         "matmul_precision": config.execution.matmul_precision,
         **session,
@@ -49,8 +56,9 @@ def describe_run(
     }
 
 
-def identity(config: Config, dataset_sha256: str) -> dict[str, Any]:
-    """What decides the bits of a run on given devices, by dotted name: the recipe's fields, data and generator."""
+def identity(config: Config, dataset_sha256: str, init_sha256: str = "") -> dict[str, Any]:
+    """What decides the bits of a run on given devices, by dotted name: the recipe's fields, data, generator, and the
+    weights that it starts from, if it does."""
     table = config.model_dump(mode="json")
     table = {key: value for key, value in table.items() if key not in FREE and key != "execution"}
     if config.schedule.has_horizon:
@@ -59,7 +67,8 @@ def identity(config: Config, dataset_sha256: str) -> dict[str, Any]:
     inner = {f"{key}.{name}": value for key, values in tables.items() for name, value in values.items()}
     flat = {key: value for key, value in table.items() if key not in tables}
     precision = {"execution.matmul_precision": config.execution.matmul_precision}
-    return flat | inner | precision | {"dataset_sha256": dataset_sha256, "generator": GENERATOR}
+    sums = {"dataset_sha256": dataset_sha256} | ({"init_sha256": init_sha256} if init_sha256 else {})
+    return flat | inner | precision | sums | {"generator": GENERATOR}
 
 
 def assert_same_identity(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:

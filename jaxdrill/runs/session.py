@@ -16,6 +16,7 @@ from jaxdrill.runs import folder, provenance
 from jaxdrill.runs.group import Group, Session
 from jaxdrill.runs.resume import is_finished, locked, open_run
 from jaxdrill.runs.stopping import StopRequest
+from jaxdrill.runs.weights import digest, initial_weights
 from jaxdrill.training import backend, devices
 from jaxdrill.training.program import Program
 
@@ -53,15 +54,16 @@ def train(
         )
     workdir = workdir or parent / (config.name + (f"_{dataset.name}" if dataset.name != "mnist" else ""))
     stop.check("stopped before anything was trained")
+    initial = initial_weights(Path(config.init_from), config.network) if config.init_from else None
     with locked(workdir):
-        identity = provenance.identity(config, sha256)
+        identity = provenance.identity(config, sha256, digest(initial) if initial else "")
         rows, previous, latest = open_run(config, workdir, identity, -(-count // config.batch_size))
-        metadata = provenance.describe_run(config, dataset, sha256, network.parameters, command or [], previous)
+        metadata = provenance.describe_run(config, dataset, identity, network.parameters, command or [], previous)
         metadata["seconds"]["data"] += time.perf_counter() - began
         images = f"{count:,} training and {len(dataset.test_labels):,} {dataset.split} images"
         where = f"{len(jax.devices())} {jax.default_backend()} device(s)"
         print(f"{config.name} on {dataset.name}: {network.parameters:,} parameters, {images}, {where}")
-        run = Session(config, dataset, workdir, identity, rows, latest, metadata, stop)
+        run = Session(config, dataset, workdir, identity, rows, latest, metadata, stop, initial)
         _train_seeds(run, range(config.seed, config.seed + config.seeds))
         stop.check(f"stopped; {config.name} is finished in {workdir}")
     return workdir
@@ -92,7 +94,7 @@ def _train_groups(run: Session, groups: list[list[int]]) -> None:
         with devices.explained_memory_errors(config, len(seeds)):
             if len(seeds) not in programs:
                 print(f"compiling for {len(seeds)} seed(s); later starts take the programs from a cache", flush=True)
-                programs[len(seeds)] = Program(config, run.dataset, len(seeds))
+                programs[len(seeds)] = Program(config, run.dataset, len(seeds), initial=run.initial)
                 run.metadata["seconds"]["compile"] += programs[len(seeds)].compile_seconds
             run.stop.check(stopped)
             Group(run, programs[len(seeds)], seeds).train()

@@ -1,21 +1,26 @@
 """Trained weights as safetensors files, which need neither Orbax nor a mesh to be read, and networks from them."""
 
+import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from jaxdrill.config import from_table
 from jaxdrill.errors import RunError, UsageError
 from jaxdrill.files import replacing
+from jaxdrill.nn.layers import Layer
+from jaxdrill.nn.pytorch import from_pytorch, is_pytorch
 from jaxdrill.recipe import Config
 from jaxdrill.runs.folder import weights_file
 
 Predict = Callable[[Any], np.ndarray]
+Weights = dict[str, np.ndarray]  # as of `network.named_weights`
 
 
 def write_weights(file: Path, weights: Mapping[str, np.ndarray], config: Config, metadata: Mapping[str, Any]) -> None:
@@ -23,24 +28,100 @@ def write_weights(file: Path, weights: Mapping[str, np.ndarray], config: Config,
     file's metadata hold the recipe and `metadata` as JSON."""
     texts = {"recipe": config.model_dump_json()} | {key: json.dumps(value) for key, value in metadata.items()}
     with replacing(file) as temporary:
-        save_file({name: np.ascontiguousarray(a) for name, a in weights.items()}, temporary, texts)
+        temporary.write_bytes(save({name: np.ascontiguousarray(a) for name, a in weights.items()}, texts))
 
 
-def read_weights(file: Path) -> tuple[dict[str, np.ndarray], Config]:
+def read_weights(file: Path) -> tuple[Weights, Config]:
     """The arrays of a file by name, and the recipe that they were trained with.
 
     Raises:
-        RunError: the file is missing or damaged.
+        RunError: the file is missing, damaged, or does not hold the weights of its recipe's network.
     """
+    arrays, metadata = _read(file, "; a finished seed leaves it")
+    again = "repeat the command that trained it"
+    try:
+        table = json.loads(metadata["recipe"])
+        config = from_table(table.pop("name"), table, f"{file}: ")
+    except (UsageError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise RunError(f"{file} is damaged: it holds no recipe ({error}); {again}") from error
+    if wrong := _misfit(arrays, config.network):
+        raise RunError(f"{file} does not hold the weights of its recipe's network: {wrong}; {again}")
+    return arrays, config
+
+
+def initial_weights(file: Path, layers: Sequence[Layer]) -> Weights:
+    """The weights that a run of these layers is to start from, float32 arrays by name, of a file that a run, the export
+    or PyTorch left (`nn.pytorch`).
+
+    Raises:
+        RunError: the file is missing or damaged.
+        UsageError: it holds the weights of another network.
+    """
+    arrays, _ = _read(file)
+    arrays = from_pytorch(arrays) if is_pytorch(arrays) else arrays
+    if wrong := _misfit(arrays, layers):
+        folded = any(name.endswith(".shift") for name in arrays)
+        advice = "; its batch norms are folded: export it with --batch-norm kept" if folded else ""
+        raise UsageError(f"--init-from {file} does not fit the network: {wrong}{advice}")
+    return {name: np.asarray(array, np.float32) for name, array in arrays.items()}
+
+
+def digest(weights: Weights) -> str:
+    """The SHA-256 sum of weights by name."""
+    total = hashlib.sha256()
+    for name in sorted(weights):
+        total.update(name.encode() + np.ascontiguousarray(weights[name]).data)
+    return total.hexdigest()
+
+
+def _read(file: Path, advice: str = "") -> tuple[Weights, dict[str, str]]:
+    """The arrays and the metadata of a safetensors file."""
     try:
         with safe_open(file, "numpy") as content:
-            table = json.loads(content.metadata()["recipe"])
-            config = from_table(table.pop("name"), table, f"{file}: ")
-            return {name: content.get_tensor(name) for name in content.keys()}, config  # noqa: SIM118
+            return {name: content.get_tensor(name) for name in content.keys()}, content.metadata() or {}  # noqa: SIM118
     except FileNotFoundError as error:
-        raise RunError(f"there is no {file}; a finished seed leaves it") from error
-    except (OSError, SafetensorError, UsageError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise RunError(f"{file} is damaged ({error}); repeat the command that trained it") from error
+        raise RunError(f"there is no {file}{advice}") from error
+    except (OSError, SafetensorError, ValueError, TypeError) as error:
+        raise RunError(f"{file} cannot be read as safetensors ({error})") from error
+
+
+def _misfit(weights: Weights, layers: Sequence[Layer]) -> str | None:
+    """Why arrays are not the weights of a network of these layers, or None."""
+    import jax
+
+    from jaxdrill.nn import network
+
+    expected = jax.eval_shape(lambda: network.named_weights(*network.init(layers, jax.random.key(0))))
+    for name in [*expected, *weights]:
+        if name not in weights:
+            return f"it has no {name}"
+        if name not in expected:
+            return f"it has {name}, and the network has not"
+        if weights[name].shape != expected[name].shape:
+            return f"{name} is {list(weights[name].shape)}, in the network {list(expected[name].shape)}"
+        if not (np.issubdtype(weights[name].dtype, np.floating) and np.isfinite(weights[name]).all()):
+            return f"{name} is not all finite numbers"
+    return None
+
+
+def seeds(run: Path) -> list[int]:
+    """The seeds of a run folder that have weights, in order.
+
+    Raises:
+        RunError: there are none.
+    """
+    if found := sorted(int(file.stem[5:]) for file in run.glob("weights/seed_*.safetensors")):
+        return found
+    raise RunError(f"{run} holds no weights; a finished seed leaves weights/seed_N.safetensors")
+
+
+def find(run: Path, seed: int | None = None) -> Path:
+    """The weights' file of a run folder's seed, the first if None; or `run` itself if it is a file.
+
+    Raises:
+        RunError: there is none.
+    """
+    return run if run.is_file() and seed is None else weights_file(run, seeds(run)[0] if seed is None else seed)
 
 
 def load(run: Path, seed: int | None = None) -> Predict:
@@ -56,28 +137,36 @@ def load(run: Path, seed: int | None = None) -> Predict:
     """
     import jax
 
+    logits = load_logits(find(run, seed))
+    return lambda images: np.asarray(jax.nn.softmax(logits(images)))
+
+
+def load_logits(file: Path) -> Predict:
+    """As `load`, of a file, but logits float32[N, 10]."""
+    import jax
+
     from jaxdrill.nn import network
     from jaxdrill.training.augmentation import normalize
 
-    file = weights_file(run, seed or 0) if seed is not None or not run.is_file() else run
-    if seed is None and not run.is_file():
-        file = min(run.glob("weights/seed_*.safetensors"), key=lambda path: int(path.stem[5:]), default=file)
     weights, config = read_weights(file)
-    expected = jax.eval_shape(lambda: network.named_weights(*network.init(config.network, jax.random.key(0))))
-    shapes = {name: (a.shape, a.dtype) for name, a in weights.items()}
-    if shapes != {name: (a.shape, a.dtype) for name, a in expected.items()}:
-        raise RunError(f"{file} does not hold the weights of its recipe's network; repeat the command that trained it")
     graph, (params, batch_stats) = network.make_graph(config.network), network.from_named_weights(weights)
 
-    @jax.jit
-    def probabilities(images: jax.Array) -> jax.Array:
-        with jax.default_matmul_precision("float32"):
-            return jax.nn.softmax(network.apply(graph, params, batch_stats, normalize(images), train=False)[0])
-
-    def predict(images: Any) -> np.ndarray:
+    def logits(images: Any) -> np.ndarray:
         images = np.asarray(images)
         if images.dtype != np.uint8 or images.shape[1:] not in ((28, 28), (28, 28, 1)):
             raise ValueError(f"images are {images.dtype}{list(images.shape)}; they must be uint8[N, 28, 28]")
-        return np.asarray(probabilities(images.reshape(-1, 28, 28, 1)))
+        x = normalize(jax.numpy.asarray(images.reshape(-1, 28, 28, 1)))
+        with jax.default_matmul_precision("float32"):
+            return np.asarray(_compiled()(graph, params, batch_stats, x))
 
-    return predict
+    return logits
+
+
+@cache
+def _compiled() -> Callable[..., Any]:
+    """The network as one program a recipe, whose seeds share it."""
+    import jax
+
+    from jaxdrill.nn import network
+
+    return jax.jit(lambda *arguments: network.apply(*arguments, train=False)[0], static_argnums=0)

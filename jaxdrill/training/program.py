@@ -1,7 +1,7 @@
 """A recipe compiled for a dataset, a number of seeds, and a mesh of devices."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxdrill.data import Dataset
+from jaxdrill.nn.network import from_named_weights
 from jaxdrill.recipe import Config
 from jaxdrill.training import devices
 from jaxdrill.training.lowering import Launch, Lowering, root_keys, test_batches
@@ -21,14 +22,23 @@ from jaxdrill.training.step import Progress, TrainState
 class Program(Lowering):
     """Everything that a group of seeds runs, compiled, and the data on the devices."""
 
-    def __init__(self, config: Config, dataset: Dataset, num_seeds: int = 1, mesh: Mesh | None = None) -> None:
-        """Puts the dataset on the devices and compiles; `mesh` is that of `devices.make_mesh` if none is given.
+    def __init__(
+        self,
+        config: Config,
+        dataset: Dataset,
+        num_seeds: int = 1,
+        mesh: Mesh | None = None,
+        initial: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Puts the dataset on the devices and compiles. `mesh` is that of `devices.make_mesh` if none is given; every
+        seed starts from the `initial` weights, by name, if they are.
 
         Raises:
             UsageError: the network does not fit the images, or a batch is larger than the data.
         """
         began = time.perf_counter()
         super().__init__(config, dataset, num_seeds, mesh or devices.make_mesh(num_seeds, config.batch_size))
+        self._initial = initial
         self._train_data = jax.device_put((dataset.train_images, dataset.train_labels), self.replicated)
         test, self._test_count = test_batches(dataset, self.mesh.shape["batch"]), len(dataset.test_labels)
         self._test_data = jax.device_put(test, self.over_batch)
@@ -45,7 +55,14 @@ class Program(Lowering):
 
     def start(self, keys: jax.Array) -> Progress:
         """Before the first step."""
-        return self.compiled["start"](keys)
+        progress = self.compiled["start"](keys)
+        if not self._initial:
+            return progress
+        every = jax.tree.map(lambda a: np.broadcast_to(a, (len(keys), *a.shape)), from_named_weights(self._initial))
+        params, batch_stats = weights = jax.device_put(every, self.sharding)
+        average = None if progress.state.average is None else jax.device_put(weights, self.sharding)
+        state = replace(progress.state, params=params, batch_stats=batch_stats, average=average)
+        return replace(progress, state=state)
 
     def shuffle(self, keys: jax.Array, epoch: int) -> jax.Array:
         """Each seed's order of the training images in an epoch, int32[S, N]."""

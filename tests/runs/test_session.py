@@ -13,10 +13,12 @@ import chex
 import numpy as np
 import pytest
 from conftest import ROOT
+from safetensors.numpy import save_file
 
 import jaxdrill
 from jaxdrill import data, embedded, splits
 from jaxdrill.main import main
+from jaxdrill.nn.pytorch import to_pytorch
 from jaxdrill.runs import checkpoints, group, session
 from jaxdrill.runs.folder import read_arrays, write_rows
 from jaxdrill.runs.reader import read
@@ -138,6 +140,52 @@ def test_what_is_lost_of_the_last_epoch_is_made_again(copy, command, lost):
         before, after = ({"probabilities": each["probabilities"].round(3)} for each in (before, after))
     chex.assert_trees_all_equal(after, before)
     assert rows(copy) == rows_before and (copy / "images.npz").exists()
+
+
+def test_a_run_from_weights(finished, command, tmp_path, capsys):
+    """A rate of almost nothing leaves them as they were; PyTorch's names and layout are the same weights."""
+    ours, theirs = finished / "weights" / "seed_3.safetensors", tmp_path / "pytorch.safetensors"
+    weights = read_weights(ours)[0]
+    save_file({name: np.ascontiguousarray(a) for name, a in to_pytorch(weights).items()}, theirs)
+    folders = tmp_path / "ours", tmp_path / "theirs"
+    for folder, file in zip(folders, (ours, theirs), strict=True):
+        assert command(folder, "--init-from", file, "--optimizer.learning-rate", "1e-30", "--seeds", 2) == 0
+    after = [read_weights(folder / "weights" / "seed_1.safetensors")[0] for folder in folders]
+    chex.assert_trees_all_equal(*after)
+    for name, array in after[0].items():
+        moved = name.endswith((".mean", ".var"))  # the statistics follow the images
+        assert np.array_equal(array, weights[name]) != moved, name
+    assert without_seconds(folders[0]) == without_seconds(folders[1])
+    metadata = json.loads((folders[0] / "run.json").read_text())
+    assert metadata["init_sha256"] == json.loads((folders[1] / "run.json").read_text())["init_sha256"] != ""
+    capsys.readouterr()
+    rate = "--optimizer.learning-rate", "1e-30"
+    assert command(folders[0], *rate) == 2
+    assert "holds a run with init_sha256 = " in capsys.readouterr().err
+    other = finished / "weights" / "seed_4.safetensors"
+    assert command(folders[0], "--init-from", other, *rate) == 2
+    assert command(folders[0], "--init-from", theirs, *rate, "--epochs", 3) == 0  # moved, and in another layout
+
+
+def test_weights_of_another_network(finished, command, tmp_path, capsys):
+    weights = read_weights(finished / "weights" / "seed_3.safetensors")[0]
+    wrong = {
+        "it has no conv2.kernel": {name: a for name, a in weights.items() if name != "conv2.kernel"},
+        "it has conv3.kernel, and the network has not": weights | {"conv3.kernel": weights["conv2.kernel"]},
+        "conv2.kernel is [6, 6, 4, 9], in the network [6, 6, 4, 10]": weights
+        | {"conv2.kernel": weights["conv2.kernel"][..., :9]},
+        "conv2.kernel is not all finite numbers": weights | {"conv2.kernel": weights["conv2.kernel"] * np.nan},
+    }
+    for message, arrays in wrong.items():
+        save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, tmp_path / "wrong.safetensors")
+        assert command(tmp_path / "run", "--init-from", tmp_path / "wrong.safetensors") == 2
+        assert capsys.readouterr().err.endswith(f"wrong.safetensors does not fit the network: {message}\n")
+    assert command(tmp_path / "run", "--init-from", tmp_path / "nothing") == 1
+    (tmp_path / "text").write_text("text")
+    assert command(tmp_path / "run", "--init-from", tmp_path / "text") == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.endswith("there is no " + str(tmp_path / "nothing")) and "cannot be read as safetensors" in second
+    assert not (tmp_path / "run").exists()
 
 
 def test_weights_are_a_function(finished, digits):
@@ -262,9 +310,9 @@ def test_a_signal_outside_the_loop_is_not_swallowed(command, tmp_path, monkeypat
     }[where]
     original = getattr(holder, name)
 
-    def signalled(*arguments):
+    def signalled(*arguments, **named):
         os.kill(os.getpid(), signal.SIGINT)
-        return original(*arguments)
+        return original(*arguments, **named)
 
     flags = tmp_path, "--seeds", 2, "--execution.seeds-together", 1
     with monkeypatch.context() as patch:
