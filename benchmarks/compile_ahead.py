@@ -116,15 +116,17 @@ def lower_for_gpus() -> dict[str, Any]:
 
 
 def drill_minutes(results: list[dict[str, Any]]) -> float | None:
-    """Seven recipes, 10 seeds, 20 epochs, by the roofline of one seed after another: the minutes on one chip."""
+    """Each recipe's epochs with 10 seeds, by the roofline of one seed after another: the minutes on one chip."""
     seconds = 0.0
     for step in recipes.steps():
-        fitting = [each["epoch"]["roofline_seconds"] + each["evaluation"]["roofline_seconds"] * 10 / 469
+        config = recipes.load(step)
+        steps = -(-60_000 // config.batch_size)
+        fitting = [each["epoch"]["roofline_seconds"] + each["evaluation"]["roofline_seconds"] * 10 / steps
                    for each in results if "epoch" in each and each["step"] == step
                    and (each["seeds"], each["convolution"], each["topology"]) == (1, "auto", "v5e:1x1")]  # fmt: skip
         if not fitting:
             return None
-        seconds += fitting[0] * 10 * 20 * 469
+        seconds += fitting[0] * 10 * config.epochs * steps
     return seconds / 60
 
 

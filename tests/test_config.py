@@ -5,6 +5,7 @@ from conftest import TINY
 
 from jaxdrill import config
 from jaxdrill.errors import UsageError
+from jaxdrill.nn.architecture import count_parameters
 from jaxdrill.recipe import Optimizer
 
 
@@ -15,7 +16,19 @@ def changes(step: str, base: str) -> dict:
 
 
 def test_steps_are_those_of_the_drill():
-    assert config.steps() == ["step_1", "step_2", "step_3", "step_4", "step_4_adam", "step_5", "step_5_exponential"]
+    drill = ["step_1", "step_2", "step_3", "step_4", "step_4_adam", "step_5", "step_5_exponential"]
+    assert config.steps() == [*drill, "step_6", "step_6_fast", "step_6_one", "step_6_small"]
+
+
+@pytest.mark.parametrize(
+    ("step", "parameters", "epochs"),
+    [("6", 9_999, 15), ("6_fast", 9_999, 5), ("6_one", 9_999, 1), ("6_small", 2_500, 15)],
+)
+def test_step_6_keeps_its_limits(step, parameters, epochs):
+    recipe = config.load(step)
+    assert recipe.extends == "step_5" and recipe.epochs == epochs and count_parameters(recipe.network) <= parameters
+    assert (recipe.hold_out, recipe.evaluate_on) == (0, "auto")  # all training images, and the test's
+    assert not any(getattr(layer, "dropout", 0) for layer in recipe.network)
 
 
 def test_the_order_of_the_drill():
@@ -68,7 +81,7 @@ def test_recipe_numbers():
     assert values == {
         "goal": "99.4 % that stays, in under 15 epochs",
         "epochs": 20, "batch_size": 128, "seed": 1, "seeds": 1, "data": "auto", "hold_out": 0, "fold": 0,
-        "evaluate_on": "auto",
+        "evaluate_on": "auto", "init_from": "",
         "augmentation.rotation_degrees": 7.0, "augmentation.rotation_fill": 1, "augmentation.scale": 0.0,
         "augmentation.shift_pixels": 0.0, "augmentation.interpolation": "nearest", "optimizer.nesterov": False,
         "optimizer.name": "sgd", "optimizer.learning_rate": 0.01, "optimizer.momentum": 0.95,

@@ -1,0 +1,115 @@
+"""A headless Chromium, driven as a person would drive it, by the DevTools protocol over pipes."""
+
+import base64
+import itertools
+import json
+import os
+import select
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+# Without a network, a start that looks for updates waits for time-outs.
+FLAGS = ["--headless", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--remote-debugging-pipe"]  # fmt: skip
+
+
+def program() -> str | None:
+    """The path of the browser, if one is installed."""
+    return next(filter(None, map(shutil.which, NAMES)), None)
+
+
+class Browser:
+    """One page. `errors` holds what its console and its Content-Security-Policy complained of."""
+
+    def __init__(self, commands: int, answers: int) -> None:
+        self._commands, self._answers, self._buffer = commands, answers, b""
+        self._numbers, self._session, self.errors = itertools.count(1), None, []
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """The result of a command of the protocol."""
+        number = next(self._numbers)
+        message = {"id": number, "method": method, "params": parameters}
+        message |= {"sessionId": self._session} if self._session else {}
+        os.write(self._commands, json.dumps(message).encode() + b"\0")
+        deadline = time.monotonic() + 60
+        while True:
+            answer = self._next(deadline)
+            if answer.get("id") == number:
+                assert "error" not in answer, answer["error"]
+                return answer["result"]
+            if answer.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
+                self.errors.append(answer["params"])
+
+    def _next(self, deadline: float) -> dict[str, Any]:
+        while b"\0" not in self._buffer:
+            ready, _, _ = select.select([self._answers], [], [], max(0, deadline - time.monotonic()))
+            assert ready, "the browser does not answer"
+            part = os.read(self._answers, 2**20)
+            assert part, "the browser has ended"
+            self._buffer += part
+        message, self._buffer = self._buffer.split(b"\0", 1)
+        return json.loads(message)
+
+    def open(self, file: Path, width: int = 1200, height: int = 900, dark: bool = False) -> None:
+        """Opens a page and waits until its body says that it is ready."""
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.call("Emulation.setEmulatedMedia", features=[scheme])
+        self.call("Page.navigate", url=file.resolve().as_uri())
+        self.wait("document.body && document.body.dataset.ready === 'yes'")
+
+    def run(self, code: str) -> Any:
+        """The value of JavaScript, awaited if it is a promise."""
+        answer = self.call("Runtime.evaluate", expression=code, awaitPromise=True, returnByValue=True, replMode=True)
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
+
+    def wait(self, condition: str) -> None:
+        """Waits until JavaScript is true."""
+        deadline = time.monotonic() + 30
+        while not self.run(condition):
+            assert time.monotonic() < deadline, condition
+            time.sleep(0.02)
+
+    def mouse(self, kind: str, x: float, y: float) -> None:
+        """`Pressed`, `Moved` or `Released` the left button at a point of the window."""
+        self.call("Input.dispatchMouseEvent", type=f"mouse{kind}", x=x, y=y, button="left", buttons=1, clickCount=1)
+
+    def key(self, key: str, modifiers: int = 0) -> None:
+        """Presses a key; modifiers are 2 for Ctrl, 8 for shift."""
+        for kind in ("keyDown", "keyUp"):
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, modifiers=modifiers)
+
+    def screenshot(self, file: Path) -> None:
+        """Writes what the window shows as PNG."""
+        file.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=True)["data"]))
+
+
+@contextmanager
+def started(profile: Path) -> Iterator[Browser]:
+    """A browser with a profile folder of its own."""
+    (their_input, commands), (answers, their_output) = os.pipe(), os.pipe()
+    flags = [*FLAGS, f"--user-data-dir={profile}", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+
+    # Chromium reads from 3 and writes to 4.
+    shell = ["bash", "-c", f'exec "$0" "$@" 3<&{their_input} 4>&{their_output}', program() or NAMES[0], *flags]
+    process = subprocess.Popen(shell, pass_fds=(their_input, their_output), stderr=subprocess.DEVNULL)
+    os.close(their_input)
+    os.close(their_output)
+    try:
+        yield Browser(commands, answers)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(commands)
+        os.close(answers)
