@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from jaxdrill import config
-from jaxdrill.runs import folder
+from jaxdrill.nn import network
+from jaxdrill.runs import folder, weights
 
 CURVES = {1: [0.96, 0.981, 0.99], 2: [0.95, 0.982, 0.992], 3: [0.97, 0.983, 0.994]}
 BETTER = {1: [0.96, 0.981, 0.995], 2: [0.95, 0.982, 0.996], 3: [0.97, 0.983, 0.999]}
@@ -50,6 +52,22 @@ def write_run(
         folder.write_arrays(folder.predictions_file(path, seed), arrays)
     images = np.random.default_rng(0).integers(0, 256, (len(shown), 28, 28), dtype=np.uint8)
     folder.write_arrays(path / "images.npz", {"index": np.array(sorted(shown)), "images": images})
+    return path
+
+
+def write_trained(path: Path, step: str, seeds=(3,)) -> Path:
+    """A folder with weights as if trained: nothing is 0 or 1 that could hide a mistake."""
+    recipe = config.load(step)
+    for seed in seeds:
+        generator = np.random.default_rng(seed)
+        arrays = network.named_weights(*network.init(recipe.network, jax.random.key(seed)))
+        arrays = {name: np.asarray(a) for name, a in arrays.items()}
+        for name, a in arrays.items():
+            if name.endswith((".scale", ".var")):
+                arrays[name] = generator.uniform(0.3, 1.5, a.shape).astype(np.float32)
+            elif name.endswith((".bias", ".mean")):
+                arrays[name] = generator.uniform(-0.5, 0.5, a.shape).astype(np.float32)
+        weights.write_weights(folder.weights_file(path, seed), arrays, recipe, {"seed": seed})
     return path
 
 

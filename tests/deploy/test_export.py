@@ -4,18 +4,19 @@ import json
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from conftest import ROOT
+from runs_on_disk import write_trained
 
 from jaxdrill import config
 from jaxdrill.deploy import trained
 from jaxdrill.errors import RunError
 from jaxdrill.export import export, main
-from jaxdrill.nn import network
 from jaxdrill.runs import weights
 
 TOLERANCE = 1e-5
@@ -23,24 +24,9 @@ TOLERANCE = 1e-5
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The run folder of a step whose network has weights as if trained: nothing is 0 or 1 that could hide a mistake."""
-    root, made = tmp_path_factory.mktemp("runs"), {}
-
-    def make(step: str) -> Path:
-        if step not in made:
-            recipe, generator = config.load(step), np.random.default_rng(0)
-            arrays = network.named_weights(*network.init(recipe.network, jax.random.key(0)))
-            arrays = {name: np.asarray(a) for name, a in arrays.items()}
-            for name, a in arrays.items():
-                if name.endswith((".scale", ".var")):
-                    arrays[name] = generator.uniform(0.3, 1.5, a.shape).astype(np.float32)
-                elif name.endswith((".bias", ".mean")):
-                    arrays[name] = generator.uniform(-0.5, 0.5, a.shape).astype(np.float32)
-            made[step] = root / step
-            weights.write_weights(made[step] / "weights" / "seed_3.safetensors", arrays, recipe, {"seed": 3})
-        return made[step]
-
-    return make
+    """The folder of a step whose network has weights as if trained."""
+    root = tmp_path_factory.mktemp("runs")
+    return cache(lambda step: write_trained(root / step, step))
 
 
 @pytest.fixture

@@ -1,0 +1,160 @@
+"use strict";
+// The networks of the page: their weights, what they see of a drawing, and their answers.
+
+const SIDE = 28, BOX = 20, CENTRE = 14.5, PAPER = 0.25; // as in digit.py, whose `centred` is the one below
+
+// The networks of DATA, each with its layers for every seed. Its bytes are zlib's, in base64: all float32 numbers (little-
+// endian, as every browser's machine is), then all int8 ones.
+async function unpack(data) {
+  const packed = Uint8Array.from(atob(data.weights), (letter) => letter.charCodeAt(0));
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
+  const bytes = await new Response(stream).arrayBuffer();
+  let nextFloat = 0, nextByte = 4 * data.floats;
+  const floats = (count) => new Float32Array(bytes, 4 * ((nextFloat += count) - count), count);
+  const kernel = (size, inputs, outputs) => { // [size, size, inputs, outputs]: a factor an output, and whole numbers
+    const count = size * size * inputs * outputs, factors = floats(outputs);
+    const whole = new Int8Array(bytes, (nextByte += count) - count, count);
+    return Float32Array.from(whole, (value, n) => value * factors[n % outputs]);
+  };
+  for (const network of data.networks) {
+    network.layers = network.seeds.map(() => {
+      let channels = 1;
+      return network.recipe.map((layer) => {
+        if (!layer.conv) return layer;
+        const size = layer.separable ? 1 : layer.kernel, own = { ...layer };
+        own.mix = kernel(size, channels, layer.conv);
+        if (layer.separable) own.filter = kernel(layer.kernel, 1, layer.conv);
+        if (layer.batch_norm) [own.scale, own.shift] = [floats(layer.conv), floats(layer.conv)];
+        channels = layer.conv;
+        return own;
+      });
+    });
+  }
+  return data.networks;
+}
+
+// The outputs of all layers for an image of 28x28 numbers from 0 to 255: {side, channels, values}, rows, columns,
+// channels. The last one's values are the logits. It stops after every row, so that a page can do something else between.
+function* forward(layers, image, mean, deviation) {
+  let flow = { side: SIDE, channels: 1, values: Float32Array.from(image, (value) => (value / 255 - mean) / deviation) };
+  const outputs = [];
+  for (const layer of layers) {
+    if (!layer.conv) flow = pool(flow, layer.pool, layer.size);
+    else {
+      const size = layer.separable ? 1 : layer.kernel;
+      flow = yield* convolve(flow, layer.mix, size, layer.separable ? 0 : layer.padding, layer.conv);
+      if (layer.separable) flow = yield* filter(flow, layer.filter, layer.kernel, layer.padding);
+      finish(flow, layer);
+    }
+    outputs.push(flow);
+  }
+  return outputs;
+}
+
+// A convolution. What is 0, as half of ReLU's values are, costs nothing.
+function* convolve({ side, channels, values }, kernel, size, padding, count) {
+  const width = side + 2 * padding - size + 1, result = new Float32Array(width * width * count), sums = new Float64Array(count);
+  for (let row = 0; row < width; row++) {
+    for (let column = 0; column < width; column++) {
+      sums.fill(0);
+      for (let i = 0; i < size; i++) {
+        const y = row + i - padding;
+        if (y < 0 || y >= side) continue;
+        for (let j = 0; j < size; j++) {
+          const x = column + j - padding;
+          if (x < 0 || x >= side) continue;
+          let from = (y * side + x) * channels, weight = (i * size + j) * channels * count;
+          for (let channel = 0; channel < channels; channel++, weight += count) {
+            const value = values[from++];
+            if (value !== 0) for (let n = 0; n < count; n++) sums[n] += value * kernel[weight + n];
+          }
+        }
+      }
+      result.set(sums, (row * width + column) * count);
+    }
+    yield;
+  }
+  return { side: width, channels: count, values: result };
+}
+
+// Each channel by its own kernel.
+function* filter({ side, channels, values }, kernel, size, padding) {
+  const width = side + 2 * padding - size + 1, result = new Float32Array(width * width * channels);
+  const sums = new Float64Array(channels);
+  for (let row = 0; row < width; row++) {
+    for (let column = 0; column < width; column++) {
+      sums.fill(0);
+      for (let i = 0; i < size; i++) {
+        const y = row + i - padding;
+        if (y < 0 || y >= side) continue;
+        for (let j = 0; j < size; j++) {
+          const x = column + j - padding;
+          if (x < 0 || x >= side) continue;
+          const from = (y * side + x) * channels, weight = (i * size + j) * channels;
+          for (let n = 0; n < channels; n++) sums[n] += values[from + n] * kernel[weight + n];
+        }
+      }
+      result.set(sums, (row * width + column) * channels);
+    }
+    yield;
+  }
+  return { side: width, channels, values: result };
+}
+
+// ReLU, and the factor and addend that batch norm comes to, in place.
+function finish({ channels, values }, { relu, scale, shift }) {
+  for (let n = 0; n < values.length; n++) {
+    const value = relu && values[n] < 0 ? 0 : values[n], channel = n % channels;
+    values[n] = scale ? value * scale[channel] + shift[channel] : value;
+  }
+}
+
+function pool({ side, channels, values }, kind, size) {
+  const width = Math.floor(side / size), result = new Float32Array(width * width * channels);
+  for (let row = 0; row < width; row++) for (let column = 0; column < width; column++) for (let n = 0; n < channels; n++) {
+    let largest = -Infinity, sum = 0;
+    for (let i = 0; i < size; i++) for (let j = 0; j < size; j++) {
+      const value = values[((row * size + i) * side + column * size + j) * channels + n];
+      largest = Math.max(largest, value);
+      sum += value;
+    }
+    result[(row * width + column) * channels + n] = kind === "max" ? largest : sum / size ** 2;
+  }
+  return { side: width, channels, values: result };
+}
+
+function softmax(logits) {
+  const largest = Math.max(...logits), powers = Array.from(logits, (value) => Math.exp(value - largest));
+  const sum = powers.reduce((a, b) => a + b);
+  return powers.map((value) => value / sum);
+}
+
+// Ink from 0 to 1 in rows, scaled into a box of 20x20 and moved so that its centre of mass is MNIST's: 28x28 whole numbers
+// from 0 to 255, or null if there is none. Each pixel is the mean of what it covers.
+function centred(ink, width, height) {
+  const rows = new Float64Array(height), columns = new Float64Array(width);
+  let total = 0;
+  for (let row = 0, n = 0; row < height; row++) for (let column = 0; column < width; column++, n++) {
+    rows[row] += ink[n];
+    columns[column] += ink[n];
+    total += ink[n];
+  }
+  if (!total) return null;
+  const span = (sums) => sums.findLastIndex((sum) => sum > 0) - sums.findIndex((sum) => sum > 0) + 1;
+  const scale = Math.max(span(rows), span(columns)) / BOX;
+  const [down, across] = [rows, columns].map((sums) => {
+    const mass = sums.reduce((all, sum, n) => all + sum * (n + 0.5), 0) / total;
+    return Array.from({ length: SIDE }, (_, n) => {
+      const low = mass + scale * (n - CENTRE), high = low + scale, covered = [];
+      for (let k = Math.max(0, Math.floor(low)); k < Math.min(sums.length, high); k++)
+        covered.push([k, (Math.min(high, k + 1) - Math.max(low, k)) / scale]);
+      return covered;
+    });
+  });
+  const small = new Float64Array(SIDE * SIDE);
+  down.forEach((ys, row) => across.forEach((xs, column) => {
+    for (const [y, a] of ys) for (const [x, b] of xs) small[row * SIDE + column] += a * b * ink[y * width + x];
+  }));
+  const largest = small.reduce((a, b) => Math.max(a, b));
+  return Uint8Array.from(small, (value) => Math.round((value / largest) * 255));
+}

@@ -1,0 +1,224 @@
+// The page: drawing, and what the networks answer while one draws.
+
+const DATA = JSON.parse(document.getElementById("data").textContent);
+const PEN = 22, PAUSE_MS = 8; // pixels of the canvas; how long to compute before the page may do something else
+const element = (id) => document.getElementById(id);
+const canvas = element("canvas"), context = canvas.getContext("2d", { willReadFrequently: true });
+const pen = { x: canvas.width / 2, y: canvas.height / 2, down: false }; // of the keyboard
+
+let strokes = [], drawing = null, seen = null, generation = 0, networks = [];
+
+// ---- drawing
+
+function place(event) {
+  const box = canvas.getBoundingClientRect();
+  return [(event.clientX - box.left) * canvas.width / box.width, (event.clientY - box.top) * canvas.height / box.height];
+}
+
+// A stroke runs smoothly through the middles between its points.
+function trace(stroke) {
+  context.beginPath();
+  context.moveTo(...stroke[0]);
+  for (let n = 1; n < stroke.length; n++) {
+    const [x, y] = stroke[n - 1], [toX, toY] = stroke[n];
+    context.quadraticCurveTo(x, y, (x + toX) / 2, (y + toY) / 2);
+  }
+  const [x, y] = stroke.at(-1);
+  context.lineTo(x + 0.01, y); // a point alone is a dot
+  context.stroke();
+}
+
+function redraw() {
+  context.clearRect(0, 0, canvas.width, canvas.height);
+  Object.assign(context, { lineWidth: PEN, lineCap: "round", lineJoin: "round", strokeStyle: "black" });
+  strokes.forEach(trace);
+  const pixels = context.getImageData(0, 0, canvas.width, canvas.height).data;
+  const ink = new Float64Array(canvas.width * canvas.height);
+  for (let n = 0; n < ink.length; n++) ink[n] = Math.max(0, (pixels[4 * n + 3] / 255 - PAPER) / (1 - PAPER));
+  see(centred(ink, canvas.width, canvas.height));
+}
+
+// One look a frame, however many points come.
+let due = false;
+function changed() {
+  if (due) return;
+  due = true;
+  requestAnimationFrame(() => { due = false; redraw(); });
+}
+
+function begin(point) {
+  drawing = [point];
+  strokes.push(drawing);
+  changed();
+}
+
+canvas.addEventListener("pointerdown", (event) => {
+  if (event.button > 0 || drawing) return;
+  canvas.setPointerCapture(event.pointerId);
+  begin(place(event));
+});
+canvas.addEventListener("pointermove", (event) => {
+  if (!drawing || !canvas.hasPointerCapture(event.pointerId)) return;
+  const points = event.getCoalescedEvents?.() ?? [];
+  drawing.push(...(points.length ? points : [event]).map(place));
+  changed();
+});
+for (const end of ["pointerup", "pointercancel", "lostpointercapture"]) canvas.addEventListener(end, () => (drawing = null));
+
+const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+canvas.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.key in ARROWS) {
+    const [x, y] = ARROWS[event.key], far = event.shiftKey ? 2 : 10;
+    pen.x = Math.min(canvas.width, Math.max(0, pen.x + far * x));
+    pen.y = Math.min(canvas.height, Math.max(0, pen.y + far * y));
+    if (pen.down) { drawing.push([pen.x, pen.y]); changed(); }
+  } else if (event.key === " " || event.key === "Enter") {
+    pen.down = !pen.down;
+    if (pen.down) begin([pen.x, pen.y]);
+    else drawing = null;
+  } else return;
+  event.preventDefault();
+  showPen();
+});
+
+function showPen() {
+  const mark = element("pen");
+  mark.style.left = `${100 * pen.x / canvas.width}%`;
+  mark.style.top = `${100 * pen.y / canvas.height}%`;
+  mark.classList.toggle("down", pen.down);
+}
+
+function drop(count) {
+  drawing = null;
+  pen.down = false;
+  showPen();
+  strokes.splice(strokes.length - Math.min(count, strokes.length));
+  redraw();
+}
+element("undo").addEventListener("click", () => drop(1));
+element("clear").addEventListener("click", () => drop(Infinity));
+document.addEventListener("keydown", (event) => {
+  if (event.key.toLowerCase() === "z" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); drop(1); }
+});
+
+// ---- answers
+
+function see(image, label = "") {
+  seen = image;
+  paint(element("seen"), image ?? new Uint8Array(SIDE * SIDE), SIDE, 1);
+  element("label").textContent = label;
+  answer();
+}
+
+// Every network answers, those with the fewest operations first; a newer image ends the answers to an older one.
+async function answer() {
+  const mine = ++generation, image = seen;
+  element("said").textContent = "";
+  if (!image) return networks.forEach((network) => show(network, null));
+  let began = performance.now();
+  for (const network of networks) {
+    const answers = [];
+    for (const layers of network.layers) {
+      const run = forward(layers, image, DATA.mean, DATA.deviation);
+      let step = run.next();
+      while (!step.done) {
+        if (performance.now() - began > PAUSE_MS) {
+          await new Promise((resume) => setTimeout(resume));
+          if (mine !== generation) return;
+          began = performance.now();
+        }
+        step = run.next();
+      }
+      answers.push(step.value);
+    }
+    show(network, answers);
+  }
+  element("said").textContent = networks.map(({ name, digit, sure }) => `${name}: ${digit}, ${percent(sure)}`).join("; ");
+}
+
+const percent = (value) => `${(100 * value).toFixed(value > 0.9995 || value < 0.0995 ? 0 : 1)} %`;
+const best = (values) => values.indexOf(Math.max(...values));
+
+function show(network, answers) {
+  const { row, seeds } = network, bars = row.querySelector(".bars");
+  const each = answers?.map((outputs) => softmax(outputs.at(-1).values));
+  const mean = Array.from({ length: 10 }, (_, n) => (each ? each.reduce((sum, p) => sum + p[n], 0) / each.length : 0));
+  Object.assign(network, { outputs: answers?.[0], each });
+  network.digit = best(mean);
+  network.sure = mean[network.digit];
+  bars.querySelectorAll("i").forEach((bar, n) => (bar.style.height = `${100 * mean[n]}%`));
+  bars.querySelectorAll("span").forEach((place, n) => place.classList.toggle("best", Boolean(each) && n === network.digit));
+  bars.setAttribute("aria-label", each ? mean.map((p, n) => `${n}: ${percent(p)}`).join(", ") : "no answer yet");
+  row.querySelector(".digit").textContent = each ? network.digit : "";
+  row.querySelector(".sure").textContent = each ? percent(network.sure) : "";
+  const others = each?.map((p, n) => [seeds[n], best(p)]).filter(([, digit]) => digit !== network.digit) ?? [];
+  row.querySelector(".others").textContent = others.map(([seed, digit]) => `seed ${seed} says ${digit}`).join(", ");
+  if (element("inside").open && networks[element("which").value] === network) showMaps(network);
+}
+
+// ---- inside
+
+function paint(target, values, side, channels, channel = 0, low = 0, high = 255) {
+  target.width = target.height = side;
+  const pixels = new ImageData(side, side);
+  for (let n = 0; n < side * side; n++) {
+    const grey = high > low ? 255 * (values[n * channels + channel] - low) / (high - low) : 0;
+    pixels.data.set([grey, grey, grey, 255], 4 * n);
+  }
+  target.getContext("2d").putImageData(pixels, 0, 0);
+}
+
+const MOST = 64; // maps of a layer
+function showMaps({ outputs, layers }) {
+  const figures = (outputs ?? []).map(({ side, channels, values }, n) => {
+    const figure = document.createElement("figure"), text = document.createElement("figcaption");
+    const { name } = layers[0][n], shown = Math.min(channels, MOST);
+    text.textContent = `${name}: ${side}x${side}, ${channels} maps${shown < channels ? `, the first ${shown}` : ""}`;
+    const low = values.reduce((a, b) => Math.min(a, b)), high = values.reduce((a, b) => Math.max(a, b));
+    figure.append(text, ...Array.from({ length: shown }, (_, channel) => {
+      const map = document.createElement("canvas");
+      paint(map, values, side, channels, channel, low, high);
+      return map;
+    }));
+    return figure;
+  });
+  element("maps").replaceChildren(...figures);
+}
+for (const [id, event] of [["inside", "toggle"], ["which", "change"]])
+  element(id).addEventListener(event, () => element("inside").open && showMaps(networks[element("which").value]));
+
+// ---- test digits
+
+function showDigits(sprite) {
+  const sheet = document.createElement("canvas");
+  [sheet.width, sheet.height] = [sprite.width, sprite.height];
+  const from = sheet.getContext("2d", { willReadFrequently: true });
+  from.drawImage(sprite, 0, 0);
+  DATA.digits.forEach(({ index, label }, n) => {
+    const pixels = from.getImageData(0, SIDE * n, SIDE, SIDE).data;
+    const image = Uint8Array.from({ length: SIDE * SIDE }, (_, k) => pixels[4 * k]);
+    const button = document.createElement("button"), picture = document.createElement("canvas");
+    paint(picture, image, SIDE, 1);
+    button.type = "button";
+    button.setAttribute("aria-label", `image ${index}, labelled ${label}`);
+    button.append(picture);
+    button.addEventListener("click", () => {
+      drop(Infinity);
+      see(image, `image ${index}, labelled ${label}`);
+    });
+    element("digits").append(button);
+  });
+}
+
+async function start() {
+  networks = await unpack(DATA);
+  networks.forEach((network, n) => (network.row = element(`network_${n}`)));
+  networks.sort((a, b) => a.operations - b.operations);
+  networks.forEach(({ name }, n) => element("which").append(new Option(name, n)));
+  redraw();
+  const sprite = element("sprite");
+  if (sprite) sprite.decode().then(() => showDigits(sprite));
+  document.body.dataset.ready = "yes";
+}
+start().catch((error) => (element("failed").textContent = `This browser cannot run the networks: ${error.message}`));

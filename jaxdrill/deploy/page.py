@@ -1,0 +1,156 @@
+"""One HTML file in which a person draws a digit and trained networks answer: no server, no network, no library."""
+
+import base64
+import hashlib
+import io
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from jaxdrill.deploy import trained
+from jaxdrill.deploy.trained import Trained
+from jaxdrill.nn.architecture import trace
+from jaxdrill.runs import weights
+from jaxdrill.runs.reader import Run, read
+from jaxdrill.training.augmentation import MEAN, STANDARD_DEVIATION
+
+BUDGET = 330_000  # bytes that the weights may take in the page; beyond it a run has its first seed only
+MOST_SEEDS, HARD_IMAGES = 5, 30
+LEVELS = 127  # whole numbers to either side of 0 that a kernel is rounded to
+
+
+@dataclass(frozen=True)
+class Packed:
+    """One seed's weights in the order in which network.js reads them."""
+
+    layers: list[dict[str, Any]]
+    floats: list[np.ndarray]  # float32
+    whole: list[np.ndarray]  # int8
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes in the page, about."""
+        return len(encoded([self]))
+
+
+@dataclass
+class Network:
+    """A run on the page, with some of its seeds."""
+
+    run: Run
+    seeds: list[int] = field(default_factory=list)
+    packed: list[Packed] = field(default_factory=list)
+
+    def describe(self, several: bool) -> dict[str, Any]:
+        """What the page says of it and how it is computed; `several` runs are of its name."""
+        run, end = self.run, trace(self.run.config.network)[-1]
+        return {
+            "name": f"{run.name} ({run.folder})" if several else run.name,
+            "parameters": end.parameters,
+            "operations": end.operations,
+            "accuracy": f"{run.split} {100 * run.metrics['accuracy'][:, -1].mean():.2f} %",
+            "seeds": self.seeds,
+            "recipe": self.packed[0].layers,
+        }
+
+
+def pack(network: Trained) -> Packed:
+    """A folded network with its kernels rounded to 8 bits."""
+    floats, whole = [], []
+    for layer in network.layers:
+        arrays = [network.weights.get(f"{layer['name']}.{key}") for key in ("kernel", "depthwise", "scale", "shift")]
+        for kernel in (a for a in arrays[:2] if a is not None):
+            factors, numbers = rounded(kernel)
+            floats.append(factors)
+            whole.append(numbers)
+        floats += [a for a in arrays[2:] if a is not None]
+    return Packed(network.layers, floats, whole)
+
+
+def rounded(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A kernel float32[..., O] as a factor of each output, float32[O], and whole numbers int8[..., O] to multiply."""
+    largest = np.abs(kernel).max(axis=tuple(range(kernel.ndim - 1)))
+    factors = (np.where(largest > 0, largest, 1) / LEVELS).astype(np.float32)
+    return factors, np.round(kernel / factors).astype(np.int8)
+
+
+def encoded(packed: Sequence[Packed]) -> str:
+    """All float32 numbers, then all int8 ones, compressed, in base64."""
+    arrays = [a.astype("<f4") for each in packed for a in each.floats] + [a for each in packed for a in each.whole]
+    return base64.b64encode(zlib.compress(b"".join(a.tobytes() for a in arrays), 9)).decode()
+
+
+def build(folders: Sequence[Path], most_seeds: int = MOST_SEEDS) -> str:
+    """The page of run folders: the first seed of each, then of all in turn further ones, up to `most_seeds`, as long as
+    the page stays small.
+
+    Raises:
+        RunError: as `runs.reader.read`, or a run holds no weights.
+    """
+    networks, left = [Network(read(folder)) for folder in folders], BUDGET
+    for number in range(most_seeds):
+        for network in networks:
+            folder = network.run.folder
+            kept = [seed for seed in weights.seeds(folder) if seed in network.run.seeds][number : number + 1]
+            for seed in kept:
+                packed = pack(trained.read(weights.find(folder, seed)))
+                if number == 0 or packed.size <= left:
+                    network.seeds.append(seed)
+                    network.packed.append(packed)
+                    left -= packed.size
+    return render(networks)
+
+
+def render(networks: Sequence[Network]) -> str:
+    """The page of networks."""
+    names = [network.run.name for network in networks]
+    described = [network.describe(names.count(network.run.name) > 1) for network in networks]
+    hard, sprite = hard_images([network.run for network in networks])
+    packed = [each for network in networks for each in network.packed]
+    data = {
+        "mean": MEAN, "deviation": STANDARD_DEVIATION, "networks": described, "digits": hard,
+        "floats": sum(a.size for each in packed for a in each.floats), "weights": encoded(packed),
+    }  # fmt: skip
+    here = files("jaxdrill.deploy")
+    script = "".join(here.joinpath(name).read_text("utf-8") for name in ("network.js", "page.js"))
+    style = here.joinpath("page.css").read_text("utf-8")
+    environment = Environment(
+        loader=PackageLoader("jaxdrill.deploy", ""), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    return environment.get_template("page.html.jinja").render(
+        title=", ".join(dict.fromkeys(network.run.dataset for network in networks)), networks=described, hard=hard,
+        sprite=sprite, data=json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),
+        style=style, style_sum=sum_of(style), script=script, script_sum=sum_of(script),
+    )  # fmt: skip
+
+
+def sum_of(text: str) -> str:
+    """What a Content-Security-Policy calls an inline script or style."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def hard_images(runs: Sequence[Run]) -> tuple[list[dict[str, int]], str]:
+    """The evaluated images that most networks of the first run's data get wrong, of those that the run folders hold:
+    index and label of each, and the images below each other as a PNG in base64."""
+    images, wrong = {}, np.zeros(len(runs[0].labels))
+    for run in runs:
+        if run.metadata["dataset_sha256"] == runs[0].metadata["dataset_sha256"] and run.split == runs[0].split:
+            images |= run.images
+            wrong += (run.predicted != run.labels).mean(0)
+    chosen = sorted(images, key=lambda index: (-wrong[index], index))[:HARD_IMAGES]
+    if not chosen:
+        return [], ""
+    Image.fromarray(np.concatenate([images[index] for index in chosen])).save(
+        content := io.BytesIO(), "PNG", optimize=True
+    )
+    told = [{"index": int(index), "label": int(runs[0].labels[index])} for index in chosen]
+    return told, base64.b64encode(content.getvalue()).decode()

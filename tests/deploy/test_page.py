@@ -1,0 +1,265 @@
+"""The page, in a real browser with real mouse and key events."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+from runs_on_disk import CURVES, write_run, write_trained
+
+from benchmarks import browser
+from jaxdrill import config
+from jaxdrill.deploy import digit, page, trained
+from jaxdrill.main import main as train
+from jaxdrill.nn import network
+from jaxdrill.page import main
+from jaxdrill.runs import weights
+from jaxdrill.training.augmentation import normalize
+
+SEEN = "Array.from(seen ?? [])"
+ANSWERED = "document.getElementById('said').textContent !== ''"
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    if not browser.program():
+        pytest.skip("no Chromium is installed")
+    with browser.started(tmp_path_factory.mktemp("profile")) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def drill_page(tmp_path_factory):
+    """The page of all steps with three seeds each, as if trained."""
+    root = tmp_path_factory.mktemp("drill")
+    for step in config.steps():
+        write_run(root / step, step, CURVES)
+        write_trained(root / step, step, CURVES)
+    assert main([str(root), "--out", str(root / "page.html")]) == 0
+    return root / "page.html"
+
+
+@pytest.fixture
+def opened(chromium, drill_page):
+    chromium.errors.clear()
+    chromium.open(drill_page)
+    yield chromium
+    assert chromium.errors == []
+
+
+def canvas_box(opened) -> tuple[float, float, float]:
+    """Left, top and width of the canvas in the window."""
+    opened.run("window.scrollTo(0, 0)")
+    return tuple(opened.run("(({left, top, width}) => [left, top, width])(canvas.getBoundingClientRect())"))
+
+
+def draw(opened, points) -> None:
+    """One stroke by the mouse through points, as fractions of the canvas."""
+    left, top, width = canvas_box(opened)
+    places = [(left + width * x, top + width * y) for x, y in points]
+    opened.mouse("Pressed", *places[0])
+    for place in places[1:]:
+        opened.mouse("Moved", *place)
+    opened.mouse("Released", *places[-1])
+    opened.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+def test_its_size(drill_page, tmp_path, capsys):
+    """All steps fit; further seeds are put in where there is room."""
+    assert drill_page.stat().st_size < 400_000
+    assert drill_page.read_text().count('"seeds":[1') == len(config.steps())
+    few = [str(drill_page.parent / step) for step in ("step_5", "step_6_small")]
+    for flags, seeds in (([], [1, 2, 3]), (["--seeds", "2"], [1, 2])):
+        assert main([*few, "--out", str(tmp_path / "few.html"), *flags]) == 0
+        assert f'"seeds":{json.dumps(seeds, separators=(",", ":"))}' in (tmp_path / "few.html").read_text()
+
+
+def test_nothing_comes_from_outside(opened, drill_page):
+    text = drill_page.read_text()
+    assert not re.search(r"""(src|href)=["'](?!data:)|@import|url\(|https?:""", text)
+    assert "default-src 'none'" in text and "unsafe" not in text
+    blocked = opened.run("fetch('data:text/plain,x').then(() => 'fetched', () => 'blocked')")
+    assert blocked == "blocked"
+    assert any("Content Security Policy" in json.dumps(error) for error in opened.errors)
+    opened.errors.clear()
+
+
+@pytest.mark.parametrize("step", config.steps())
+def test_logits_are_those_of_jax(opened, drill_page, digits, step):
+    """Of the weights as the page has them, rounded to 8 bits."""
+    kept = trained.read(weights.find(drill_page.parent / step, 1), fold=False)
+    arrays = dict(kept.weights)
+    for name, array in arrays.items():
+        if name.endswith((".kernel", ".depthwise")):
+            factors, whole = page.rounded(array)
+            arrays[name] = whole * factors
+            assert np.abs(arrays[name] - array).max() <= np.abs(array).max() / 250
+    graph = network.make_graph(kept.config.network)
+    images = digits.test_images[:4]
+    expected, _ = network.apply(graph, *network.from_named_weights(arrays), normalize(images), train=False)
+    code = f"""
+        (images) => images.map((image) => {{
+            const network = networks.find(({{ name }}) => name === "{step}");
+            const run = forward(network.layers[0], image, DATA.mean, DATA.deviation);
+            for (;;) {{ const {{ value, done }} = run.next(); if (done) return Array.from(value.at(-1).values); }}
+        }})"""
+    found = opened.run(f"({code})({images.reshape(4, -1).tolist()})")
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_preprocessing_is_that_of_predict(opened):
+    """Of the same ink the same image, but for the rounding of halves; so also of the drawing saved as a picture."""
+    generator = np.random.default_rng(0)
+    for height, width in ((40, 40), (90, 61), (30, 120)):
+        ink = np.zeros((height, width))
+        top, left = generator.integers(0, 10, 2)
+        ink[top : top + 7 + height // 3, left : left + 5 + width // 4] = generator.random(
+            (7 + height // 3, 5 + width // 4)
+        )
+        found = opened.run(f"Array.from(centred({ink.ravel().tolist()}, {width}, {height}))")
+        assert np.abs(np.array(found).reshape(28, 28) - digit.centred(ink)).max() <= 1
+    assert opened.run("centred([0, 0, 0, 0], 2, 2)") is None
+
+
+def test_a_drawing_is_seen_as_predict_sees_its_picture(opened, tmp_path):
+    draw(opened, [(0.3, 0.25), (0.5, 0.2), (0.7, 0.3), (0.6, 0.5), (0.35, 0.75), (0.75, 0.75)])
+    alpha = opened.run("Array.from(context.getImageData(0, 0, 280, 280).data.filter((_, n) => n % 4 === 3))")
+    Image.fromarray(255 - np.array(alpha, np.uint8).reshape(280, 280)).save(tmp_path / "drawing.png")
+    seen = np.array(opened.run(SEEN)).reshape(28, 28)
+    assert seen.max() == 255 and np.abs(digit.read(tmp_path / "drawing.png").astype(int) - seen).max() <= 2
+
+
+def test_drawing_undo_and_clear(opened):
+    """An empty canvas says nothing, and every network answers what is drawn."""
+    digits_shown = "Array.from(document.querySelectorAll('.digit'), (cell) => cell.textContent)"
+    assert set(opened.run(digits_shown)) == {""} and opened.run(SEEN) == []
+    draw(opened, [(0.5, 0.2), (0.5, 0.5), (0.5, 0.8)])
+    opened.wait(ANSWERED)
+    one = opened.run(SEEN)
+    assert all(text in "0123456789" and text for text in opened.run(digits_shown))
+    heights = opened.run("Array.from(document.querySelectorAll('#network_0 i'), (bar) => parseFloat(bar.style.height))")
+    assert sum(heights) == pytest.approx(100, abs=0.1)
+    draw(opened, [(0.2, 0.5), (0.8, 0.5)])
+    both = opened.run(SEEN)
+    assert both != one
+    opened.key("z", modifiers=2)
+    assert opened.run(SEEN) == one
+    opened.run("document.getElementById('clear').click()")
+    assert opened.run(SEEN) == [] and set(opened.run(digits_shown)) == {""}
+    opened.run("document.getElementById('undo').click()")
+    assert opened.run(SEEN) == []
+
+
+def test_points_between_two_events_are_joined(opened):
+    draw(opened, [(0.2, 0.2), (0.8, 0.8)])
+    middle = opened.run("context.getImageData(140, 140, 1, 1).data[3]")
+    assert middle == 255
+
+
+def test_drawing_by_keys(opened):
+    opened.run("canvas.focus()")
+    for key in ("ArrowUp", "ArrowUp", " ", "ArrowDown", "ArrowDown", "ArrowDown", "ArrowDown", " ", "ArrowLeft"):
+        opened.key(key)
+    assert opened.run("strokes.length") == 1
+    assert opened.run("strokes[0]") == [[140, y] for y in (120, 130, 140, 150, 160)]
+    opened.wait(ANSWERED)
+    opened.key("ArrowRight", modifiers=8)
+    assert opened.run("[pen.x, pen.y, pen.down]") == [132, 160, False]
+
+
+def test_test_images_and_maps(opened, drill_page):
+    opened.wait("document.querySelectorAll('#digits button').length > 9")
+    opened.run("document.querySelector('#digits button').click()")
+    label = opened.run("document.getElementById('label').textContent")
+    index = int(re.fullmatch(r"image (\d+), labelled \d", label)[1])
+    run = page.read(drill_page.parent / "step_1")
+    assert opened.run(SEEN) == run.images[index].ravel().tolist()
+    opened.wait(ANSWERED)
+    opened.run("document.getElementById('inside').open = true")
+    opened.wait("document.querySelectorAll('#maps figure').length > 0")
+    captions = opened.run("Array.from(document.querySelectorAll('#maps figcaption'), (text) => text.textContent)")
+    assert captions[0] == "conv1: 26x26, 8 maps" and captions[-1] == "conv8: 1x1, 10 maps"
+    draw(opened, [(0.5, 0.2), (0.5, 0.8)])
+    assert opened.run("document.getElementById('label').textContent") == ""
+
+
+def test_seeds_that_disagree(chromium, drill_page, tmp_path):
+    """Seeds with random weights do; the page says which, and what their mean is."""
+    assert main([str(drill_page.parent / "step_2"), "--out", str(tmp_path / "page.html")]) == 0
+    chromium.open(tmp_path / "page.html")
+    seen = set()
+    for stroke in ([(0.5, 0.2), (0.5, 0.8)], [(0.2, 0.5), (0.8, 0.5)], [(0.2, 0.2), (0.8, 0.8)], [(0.5, 0.5)]):
+        draw(chromium, stroke)
+        chromium.wait(ANSWERED)
+        probabilities = np.array(chromium.run("networks[0].each"))
+        digit, others = probabilities.mean(0).argmax(), probabilities.argmax(1)
+        told = [f"seed {seed} says {other}" for seed, other in zip((1, 2, 3), others, strict=True) if other != digit]
+        assert chromium.run("document.querySelector('td .others, th .others').textContent") == ", ".join(told)
+        assert chromium.run("document.querySelector('.digit').textContent") == f"{digit}"
+        seen.add(len(told))
+        chromium.run("document.getElementById('clear').click()")
+    assert seen - {0}
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [1200, 375])
+def test_it_fits_a_phone_and_the_dark(chromium, drill_page, width, dark):
+    chromium.open(drill_page, width, dark=dark)
+    assert chromium.run("document.documentElement.scrollWidth") <= width
+    assert chromium.run("getComputedStyle(canvas).touchAction") == "none"
+    ink, paper = chromium.run("['color', 'backgroundColor'].map((key) => getComputedStyle(document.body)[key])")
+    brightness = [sum(map(int, re.findall(r"\d+", colour)[:3])) / 765 for colour in (ink, paper)]
+    assert (brightness[0] > brightness[1]) == dark and abs(brightness[0] - brightness[1]) > 0.6
+
+
+def test_touch_draws(opened):
+    left, top, width = canvas_box(opened)
+    point = {"x": left + width / 2, "y": top + width / 4}
+    opened.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[point])
+    opened.call("Input.dispatchTouchEvent", type="touchMove", touchPoints=[point | {"y": top + width * 3 / 4}])
+    opened.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+    opened.wait(ANSWERED)
+    assert opened.run("strokes.length") == 1 and opened.run("scrollY") == 0
+
+
+def test_names_cannot_inject(tmp_path, chromium):
+    run = write_run(tmp_path / "step_5", "5", CURVES)
+    write_trained(run, "5", CURVES)
+    table = json.loads((run / "config.json").read_text()) | {"name": "</script><img src=x onerror=alert(1)>"}
+    (run / "config.json").write_text(json.dumps(table))
+    assert main([str(run), "--out", str(tmp_path / "page.html")]) == 0
+    chromium.errors.clear()
+    chromium.open(tmp_path / "page.html")
+    assert chromium.run("document.querySelector('th[scope=row]').firstChild.data") == table["name"]
+    assert chromium.errors == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["nowhere"], 1, "there is no run folder nowhere"),
+        ([], 2, "the following arguments are required: RUN"),
+        (["RUN"], 1, "holds no weights; a finished seed leaves weights/seed_N.safetensors"),
+        (["RUN", "--seeds", "0"], 2, "--seeds is 0; allowed: a whole number of at least 1"),
+    ],
+)
+def test_mistakes(tmp_path, arguments, code, message, capsys):
+    run = write_run(tmp_path / "step_5", "5", CURVES)
+    capsys.readouterr()
+    assert main([str(run) if argument == "RUN" else argument for argument in arguments]) == code
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_a_run_as_it_is_trained(tiny_recipe, tmp_path, chromium, few_digits):
+    """From training to the page, with the images that the run kept."""
+    assert train(["--step", str(tiny_recipe), "--workdir", str(tmp_path / "run")]) == 0
+    assert main([str(tmp_path / "run"), "--out", str(tmp_path / "page.html")]) == 0
+    chromium.open(tmp_path / "page.html")
+    chromium.wait("document.querySelectorAll('#digits button').length > 9")
+    chromium.run("document.querySelectorAll('#digits button')[3].click()")
+    chromium.wait(ANSWERED)
+    index = int(chromium.run("document.getElementById('label').textContent").split()[1].rstrip(","))
+    expected = weights.load(tmp_path / "run")(few_digits.test_images[index : index + 1])[0]
+    np.testing.assert_allclose(chromium.run("networks[0].each[0]"), expected, atol=0.01)
