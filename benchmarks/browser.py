@@ -70,7 +70,7 @@ class Browser:
 
     def run(self, code: str) -> Any:
         """The value of JavaScript, awaited if it is a promise."""
-        answer = self.call("Runtime.evaluate", expression=code, awaitPromise=True, returnByValue=True, replMode=True)
+        answer = self.call("Runtime.evaluate", expression=code, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 

@@ -88,7 +88,8 @@ def _fraction(text: str) -> float:
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     """The options of the command, and the flags that override the recipe, by dotted field name."""
     about = "Trains a step of the drill, or a recipe of your own."
-    others = "other commands: python -m jaxdrill.main check RUN --min-accuracy X; python -m jaxdrill.report RUN..."
+    others = "other commands: python -m jaxdrill.main check RUN --min-accuracy X; python -m jaxdrill.report, predict, "
+    others += "export and page, each with --help"
     parser = Parser(
         prog="python -m jaxdrill.main", description=about, epilog=others, allow_abbrev=False, add_help=False
     )

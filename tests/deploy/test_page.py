@@ -5,11 +5,13 @@ import re
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
 from runs_on_disk import CURVES, write_run, write_trained
+from scipy import ndimage
 
 from benchmarks import browser
-from jaxdrill import config
+from jaxdrill import config, idx
 from jaxdrill.deploy import digit, page, trained
 from jaxdrill.main import main as train
 from jaxdrill.nn import network
@@ -54,15 +56,16 @@ def canvas_box(opened) -> tuple[float, float, float]:
     return tuple(opened.run("(({left, top, width}) => [left, top, width])(canvas.getBoundingClientRect())"))
 
 
-def draw(opened, points) -> None:
-    """One stroke by the mouse through points, as fractions of the canvas."""
+def draw(opened, points, wait: bool = True) -> None:
+    """One stroke by the mouse through points, as fractions of the canvas; `wait` until the page has looked at it."""
     left, top, width = canvas_box(opened)
     places = [(left + width * x, top + width * y) for x, y in points]
     opened.mouse("Pressed", *places[0])
     for place in places[1:]:
         opened.mouse("Moved", *place)
     opened.mouse("Released", *places[-1])
-    opened.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    if wait:
+        opened.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
 def test_its_size(drill_page, tmp_path, capsys):
@@ -263,3 +266,41 @@ def test_a_run_as_it_is_trained(tiny_recipe, tmp_path, chromium, few_digits):
     index = int(chromium.run("document.getElementById('label').textContent").split()[1].rstrip(","))
     expected = weights.load(tmp_path / "run")(few_digits.test_images[index : index + 1])[0]
     np.testing.assert_allclose(chromium.run("networks[0].each[0]"), expected, atol=0.01)
+
+
+def pen_lines(image: np.ndarray) -> list[np.ndarray]:
+    """Lines along the middle of a digit's strokes, points [row, column] in pixels of the image uint8[28, 28]."""
+    ink = np.asarray(Image.fromarray(image).resize((112, 112), Image.Resampling.BICUBIC)) > 127
+    depth = ndimage.distance_transform_edt(ink)
+    left, lines = np.argwhere((depth > 2) & (depth >= ndimage.maximum_filter(depth, 3))), []
+    while len(left):
+        line = [left[0]]
+        left = left[1:]
+        while len(left) and ((left - line[-1]) ** 2).sum(1).min() <= 36:
+            nearest = ((left - line[-1]) ** 2).sum(1).argmin()
+            line.append(left[nearest])
+            left = np.delete(left, nearest, 0)
+        lines.append(np.array(line[::3]) / 4)
+    return lines
+
+
+@pytest.mark.slow
+def test_digits_drawn_anywhere(chromium, mnist_dir, tmp_path):
+    """100 test images traced by the mouse at random places and sizes: how many are read is stated in docs/using.md."""
+    images, labels = (
+        idx.read(mnist_dir / f"t10k-{name}-ubyte.gz", n) for name, n in (("images-idx3", 3), ("labels-idx1", 1))
+    )
+    assert main([str(ROOT / "results" / "step_6_one"), "--out", str(tmp_path / "page.html")]) == 0
+    chromium.open(tmp_path / "page.html")
+    generator, right = np.random.default_rng(0), 0
+    for image, label in zip(images[:100], labels, strict=False):
+        scale = generator.uniform(4, 9)  # canvas pixels of one of the image's
+        corner = generator.uniform(0, 280 - 20 * scale, 2) - 4 * scale  # of the image, whose margin is 4
+        for line in pen_lines(image):
+            draw(chromium, [((corner + point * scale) / 280)[::-1] for point in line], wait=False)
+        chromium.wait(f"!due && {ANSWERED}")
+        right += chromium.run("document.querySelector('.digit').textContent") == f"{label}"
+        chromium.run("document.getElementById('clear').click()")
+    assert right >= 96
+    stated = re.search(r"(\d+) of 100", (ROOT / "docs" / "using.md").read_text())
+    assert stated and abs(int(stated[1]) - right) <= 1, right

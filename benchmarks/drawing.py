@@ -1,0 +1,69 @@
+"""How long the page to draw on takes in headless Chromium, from a point of the pen to the answers.
+
+    python -m benchmarks.drawing results/step_5 results/step_6
+
+A digit is drawn point by point. After each the page looks at the drawing and begins to answer, then gives way to what
+else there is to do, and goes on until every network has answered.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import browser
+from jaxdrill.deploy import page
+from jaxdrill.errors import Parser, RunError, exit_code
+from jaxdrill.files import write_text
+from jaxdrill.runs.reader import find
+
+RESULTS = Path("results/benchmarks/drawing.json")
+POINTS = [[80, 70], [140, 50], [200, 75], [190, 125], [140, 140], [200, 165], [200, 210], [140, 235], [80, 215]]
+TIMED = """
+(async () => {
+  const points = POINTS.flatMap(([x, y], n, all) => n ? [0, 1, 2, 3].map((k) => {
+    const [fromX, fromY] = all[n - 1];
+    return [fromX + (x - fromX) * k / 4, fromY + (y - fromY) * k / 4];
+  }) : []);
+  const times = [];
+  for (let round = 0; round < 3; round++) for (let n = 1; n <= points.length; n++) {
+    strokes = [points.slice(0, n)];
+    const began = performance.now();
+    redraw();
+    const looked = performance.now();
+    while (element("said").textContent === "") await new Promise((resume) => setTimeout(resume));
+    times.push([looked - began, performance.now() - began]);
+  }
+  return times.slice(points.length);
+})()
+"""
+
+
+def main() -> None:
+    parser = Parser(prog="python -m benchmarks.drawing", description=__doc__,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder, or a folder of run folders")
+    options = parser.parse_args()
+    if not browser.program():
+        raise RunError("no Chromium is installed")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "page.html"
+        write_text(file, page.build(find(options.runs), 1))
+        with browser.started(Path(folder) / "profile") as opened:
+            opened.open(file)
+            names = opened.run("networks.map(({ name }) => name)")
+            times = np.array(opened.run(TIMED.replace("POINTS", json.dumps(POINTS))))
+    rows = {"networks": names, "points": len(times)}
+    for name, column in zip(("the page is busy, ms", "until all have answered, ms"), times.T, strict=True):
+        rows[name] = dict(zip(("median", "95 %", "largest"), np.percentile(column, (50, 95, 100)).round(1).tolist(),
+                              strict=True))  # fmt: skip
+    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    write_text(RESULTS, json.dumps([*(each for each in known if each["networks"] != names), rows], indent=1) + "\n")
+    print(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

@@ -1,0 +1,46 @@
+"""What the documents tell a reader to do, done."""
+
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+OWN_STEP = (ROOT / "docs" / "own_step.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_step_of_ones_own(tmp_path):
+    """docs/own_step.md, from top to bottom, in an empty folder."""
+    (tmp_path / "smooth.toml").write_text(re.search(r"```toml\n(.*?)```", OWN_STEP, re.S)[1])
+    printed = {}
+    for line in "".join(re.findall(r"```sh\n(.*?)```", OWN_STEP, re.S)).splitlines():
+        command = [sys.executable, *shlex.split(line)[1:]]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, (line, done.stderr)
+        printed[line] = done.stdout
+    assert len(printed) == 9
+    assert "--loss.label-smoothing 0.1" in next(iter(printed.values()))
+    tried, verdict = ((tmp_path / folder / "report.md").read_text() for folder in ("tried", "runs"))
+    assert "| smooth | step_5 | 2 |" in tried and "validation" in tried
+    assert "no evidence at 3 seeds" in verdict and "validation" not in verdict
+    assert {"smooth_seed_1_pytorch.safetensors", "page.html"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_readme_is_a_page():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 130
+
+
+@pytest.mark.parametrize(
+    "file", ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in ROOT.glob("docs/*.md"))]
+)
+def test_links_and_paths_exist(file):
+    """Each link to a file, and each path in backticks that begins with a folder of the repository."""
+    text = (ROOT / file).read_text()
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    assert all(((ROOT / file).parent / link).exists() for link in links), links
+    folders = "jaxdrill|configs|tests|benchmarks|results|notebooks|docs"
+    paths = re.findall(rf"`((?:{folders})/[\w/.-]*)", text)
+    assert [path for path in paths if not (ROOT / path).exists() and not list(ROOT.glob(f"{path}*"))] == []

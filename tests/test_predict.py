@@ -1,0 +1,140 @@
+"""The command `predict`: what it prints, of good images and bad ones, and how often it is right."""
+
+import gzip
+import json
+import re
+
+import numpy as np
+import pytest
+from conftest import ROOT, idx_bytes
+from PIL import Image
+from runs_on_disk import write_trained
+from sklearn.datasets import load_digits
+
+from jaxdrill import idx
+from jaxdrill.predict import main
+from jaxdrill.runs import weights
+from jaxdrill.runs.folder import predictions_file, read_arrays
+
+RUN = ROOT / "results" / "step_6_one"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return write_trained(tmp_path_factory.mktemp("run"), "6_small", (1, 2))
+
+
+def picture(folder, name: str, image: np.ndarray):
+    Image.fromarray(image).save(folder / name)
+    return str(folder / name)
+
+
+def answers(capsys) -> list[dict]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_a_line_an_image(trained, digits, tmp_path, capsys):
+    """The ensemble's answer is that of the mean probability."""
+    files = [picture(tmp_path, f"{n}.png", digits.test_images[n, ..., 0]) for n in range(3)]
+    assert main([str(trained), *files, "--json"]) == 0
+    told = answers(capsys)
+    assert [each["image"] for each in told] == files
+    for each in told:
+        seeds = np.array([each["seeds"]["1"], each["seeds"]["2"]])
+        np.testing.assert_allclose(seeds.mean(0), each["probabilities"], atol=2e-6)
+        assert each["digit"] == int(np.argmax(each["probabilities"])) and abs(seeds.sum(1) - 1).max() < 1e-5
+    assert main([str(trained), *files]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for line, each in zip(lines, told, strict=True):
+        assert line.startswith(f"{each['image']}: {each['digit']} {100 * max(each['probabilities']):.1f} % (seed 1: ")
+
+
+def test_one_seed_by_its_file(trained, digits, tmp_path, capsys):
+    file = picture(tmp_path, "digit.png", digits.test_images[0, ..., 0])
+    assert main([str(weights.find(trained, 2)), file, "--json"]) == 0
+    (told,) = answers(capsys)
+    assert list(told["seeds"]) == ["file"] and told["seeds"]["file"] == told["probabilities"]
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_idx_files_and_folders(trained, digits, tmp_path, capsys, packed):
+    images = digits.test_images[:502, ..., 0]  # more than one batch
+    content = idx_bytes(images)
+    (tmp_path / "images").write_bytes(gzip.compress(content) if packed else content)
+    assert main([str(trained), str(tmp_path / "images"), "--json"]) == 0
+    told = answers(capsys)
+    assert [each["image"] for each in told] == [f"{tmp_path / 'images'}[{n}]" for n in range(len(images))]
+    expected = np.mean([weights.load(trained, seed)(images) for seed in (1, 2)], 0)
+    np.testing.assert_allclose([each["probabilities"] for each in told], expected, atol=1e-5)
+    (tmp_path / "images").unlink()
+    (tmp_path / ".hidden").write_text("")
+    names = [picture(tmp_path, name, images[0]) for name in ("a.png", "b.png")]
+    assert main([str(trained), str(tmp_path), "--json"]) == 0
+    assert [each["image"] for each in answers(capsys)] == names
+
+
+def test_bad_images_get_a_line_and_the_rest_go_on(trained, digits, tmp_path, capsys):
+    good = picture(tmp_path, "good.png", digits.test_images[0, ..., 0])
+    blank = picture(tmp_path, "blank.png", np.zeros((50, 50), np.uint8))
+    (tmp_path / "text.png").write_text("text")
+    (tmp_path / "cut").write_bytes(idx_bytes(digits.test_images[:2, ..., 0])[:-1])
+    (tmp_path / "empty").mkdir()
+    bad = [blank, *(str(tmp_path / name) for name in ("text.png", "cut", "empty", "nothing.png"))]
+    assert main([str(trained), *bad, good]) == 1
+    output = capsys.readouterr()
+    assert output.out.startswith(f"{good}: ") and output.out.count("\n") == 1
+    *lines, last = output.err.splitlines()
+    reasons = ("is blank", "is no image that Pillow can read", "is damaged", "holds no images", "cannot be read")
+    assert len(lines) == 5
+    assert all(line.startswith(f"jaxdrill: {file} {why}") for line, file, why in zip(lines, bad, reasons, strict=True))
+    assert last == "jaxdrill: 5 image(s) could not be read"
+
+
+def test_what_the_networks_saw(trained, digits, tmp_path, capsys):
+    files = [picture(tmp_path, f"{n}.png", digits.test_images[n, ..., 0]) for n in range(2)]
+    assert main([str(trained), *files, "--show", str(tmp_path / "seen.png")]) == 0
+    seen = np.asarray(Image.open(tmp_path / "seen.png"))
+    assert seen.shape == (120, 240) and seen[60, 0] == 128 and seen[4:116, 4:116].max() == 255
+    assert main([str(trained), files[0], "--show", str(tmp_path / "no" / "seen.png")]) == 2
+    assert "cannot be written (No such file or directory)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["RUN"], 2, "the following arguments are required: IMAGE"),
+        (["nowhere", "x.png"], 1, "nowhere holds no weights; a finished seed leaves weights/seed_N.safetensors"),
+        (["RUN", "x.png", "--jsno"], 2, "unrecognized arguments: --jsno"),
+    ],
+)
+def test_mistakes(trained, arguments, code, message, capsys):
+    assert main([str(trained) if argument == "RUN" else argument for argument in arguments]) == code
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_mnist_as_pictures(mnist_dir, tmp_path, capsys):
+    """Every test image as a PNG file: the run's own accuracy, to the last image."""
+    images = idx.read(mnist_dir / "t10k-images-idx3-ubyte.gz", 3)
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{number:05}.png", compress_level=1)
+    assert main([str(weights.find(RUN, 1)), str(tmp_path), "--json"]) == 0
+    found = np.array([each["digit"] for each in answers(capsys)])
+    kept = read_arrays(predictions_file(RUN, 1))
+    assert np.array_equal(found, kept["predicted"])
+    assert (found == kept["labels"]).mean() > 0.99
+
+
+def test_other_peoples_digits(tmp_path, capsys):
+    """300 of scikit-learn's digits, drawn large, dark on light: as many are read as docs/using.md says."""
+    images, labels = load_digits(return_X_y=True)
+    for number, image in enumerate(images[:300].reshape(-1, 8, 8)):
+        ink = Image.fromarray((image * (255 / 16)).astype(np.uint8)).resize((200, 200), Image.Resampling.BICUBIC)
+        paper = Image.new("L", (300, 340), 255)
+        paper.paste(0, (60, 40), ink)
+        paper.save(tmp_path / f"{number:03}.png")
+    assert main([str(RUN), str(tmp_path), "--json"]) == 0
+    found = np.array([each["digit"] for each in answers(capsys)])
+    right = int((found == labels[:300]).sum())
+    stated = re.search(r"together read (\d+)", (ROOT / "docs" / "using.md").read_text())
+    assert stated and abs(int(stated[1]) - right) <= 2 and right > 280
