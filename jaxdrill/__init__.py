@@ -23,7 +23,7 @@ def train(
     Args:
         step: as `--step`, but for `all`.
         workdir: the run folder; `runs/step_5` and the like if None. A run that it holds in part is continued.
-        data_dir: a folder with the four official idx files.
+        data_dir: a folder with the four official idx files, or with one's own.
         offline: make no network call.
         fields: fields of the recipe with `__` for the dot: `epochs=3, optimizer__learning_rate=0.02`.
 

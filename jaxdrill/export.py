@@ -43,7 +43,8 @@ def export(run: Path, to: str, seed: int | None = None, out: Path | None = None,
 
     file = weights.find(run, seed)
     network = trained.read(file, fold)
-    out = out or Path(f"{network.config.name}_{file.stem}{FORMATS[to]}")
+    where = run if run.is_dir() else file.resolve().parents[1]
+    out = out or Path(f"{where.resolve().name}_{file.stem}{FORMATS[to]}")
     try:
         _writer(to)(out, network)
     except ModuleNotFoundError as error:

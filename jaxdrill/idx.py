@@ -35,10 +35,11 @@ def is_idx(path: Path) -> bool:
 
 
 def read(path: Path, dimensions: int) -> np.ndarray:
-    """The array of an idx file, gzipped or not: uint8[N, H, W] of images (3 dimensions), uint8[N] of labels (1).
+    """The array of an idx file, gzipped or not: uint8[N, H, W] of images (3 dimensions), uint8[N] of labels (1). Images
+    of files named `emnist...` are transposed, as theirs are stored (tensorflow.org/datasets/catalog/emnist).
 
     Raises:
-        RunError: it is another file, cut short, or too large.
+        RunError: it is another file, empty, cut short, or too large.
     """
     what = {1: "labels", 3: "images"}[dimensions]
     try:
@@ -46,20 +47,21 @@ def read(path: Path, dimensions: int) -> np.ndarray:
             if file.read(4) != MAGIC[dimensions]:
                 raise RunError(f"{path} is no idx file of {what}")
             shape = struct.unpack(f">{dimensions}I", file.read(4 * dimensions))
-            if (size := math.prod(shape)) > LARGEST:
-                raise RunError(f"{path} says that it holds {size:,} bytes; at most {LARGEST:,} are read")
+            if not 0 < (size := math.prod(shape)) <= LARGEST:
+                limit = f"at most {LARGEST:,} are read" if size else "that is none"
+                raise RunError(f"{path} says that it holds {size:,} bytes; {limit}")
             content = file.read(size + 1)  # one more, to see whether it ends there
     except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
         raise RunError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})") from error
     if len(content) != size:
         raise RunError(f"{path} is damaged: it holds {'more' if len(content) > size else 'less'} than it says")
-    return np.frombuffer(content, np.uint8).reshape(shape)
+    array = np.frombuffer(content, np.uint8).reshape(shape)
+    return array.swapaxes(1, 2) if dimensions == 3 and path.name.startswith("emnist") else array
 
 
 def read_folder(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Anybody's four idx files: the arrays by name, images uint8[N, 28, 28, 1], labels uint8[N], 0..9, and the SHA-256
-    sum of each file. A file's name says what it holds: `train` or `test` (or `t10k`), `images` or `labels`. Images of
-    files named `emnist...` are transposed, as theirs are stored (tensorflow.org/datasets/catalog/emnist).
+    sum of each file. A file's name says what it holds: `train` or `test` (or `t10k`), `images` or `labels`.
 
     Raises:
         RunError: a file is missing or wrong, or does not fit the others.
@@ -72,8 +74,7 @@ def read_folder(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         if wrong := _wrong(what, arrays[name], len(arrays.get(name.replace("labels", "images"), ()))):
             raise RunError(f"{path} {wrong}")
         if what == "images":
-            images = arrays[name].swapaxes(1, 2) if path.name.startswith("emnist") else arrays[name]
-            arrays[name] = np.ascontiguousarray(images[..., None])
+            arrays[name] = np.ascontiguousarray(arrays[name][..., None])
     return arrays, sums
 
 
@@ -96,8 +97,6 @@ def _find(folder: Path, part: str, what: str) -> Path:
 
 def _wrong(what: str, array: np.ndarray, images: int) -> str | None:
     """What keeps an array from being trained on, or None; labels are for so many images."""
-    if not array.size:
-        return "is empty"
     if what == "images" and array.shape[1:] != (28, 28):
         return f"holds images of {array.shape[1]}x{array.shape[2]}; allowed: 28x28"
     if what == "images" and array.max() < 2:

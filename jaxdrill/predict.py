@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxdrill.errors import Parser, RunError, UsageError, exit_code, print_error
 
-BATCH = 500  # images at a time
+BATCH, SHOWN = 500, 256  # images at a time, and at most in the picture of `--show`
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,9 +43,11 @@ def _command(arguments: list[str]) -> None:
             found = {seed: network(pixels) for seed, network in networks.items()}
             for number, (name, image) in enumerate(named):
                 _print(name, {seed: each[number] for seed, each in found.items()}, options.json)
-                seen.append((name, image))
+                seen.append(image)
     if options.show and seen:
-        _show(options.show, seen)
+        _show(options.show, seen[:SHOWN])
+        if len(seen) > SHOWN:
+            print_error(f"{options.show} shows the first {SHOWN} of {len(seen):,} images")
     if failed:
         raise RunError(f"{failed} image(s) could not be read")
 
@@ -64,7 +66,10 @@ def _images(paths: Sequence[Path]) -> Iterator[tuple[str, np.ndarray | RunError]
         for file in inside:
             try:
                 if idx.is_idx(file):
-                    yield from ((f"{file}[{n}]", image) for n, image in enumerate(idx.read(file, 3)))
+                    images = idx.read(file, 3)
+                    if images.shape[1:] != (28, 28):
+                        raise RunError(f"{file} holds images of {images.shape[1]}x{images.shape[2]}; allowed: 28x28")
+                    yield from ((f"{file}[{n}]", image) for n, image in enumerate(images))
                 else:
                     yield f"{file}", digit.read(file)
             except RunError as error:
@@ -84,14 +89,14 @@ def _print(name: str, probabilities: dict[str, np.ndarray], as_json: bool) -> No
     )
 
 
-def _show(file: Path, seen: Sequence[tuple[str, np.ndarray]]) -> None:
+def _show(file: Path, seen: Sequence[np.ndarray]) -> None:
     """The images beside each other, each pixel four by four, up to sixteen a row."""
     from PIL import Image
 
     columns = min(16, len(seen))
     rows = -(-len(seen) // columns)
     sheet = np.full((rows, columns, 30, 30), 128, np.uint8)
-    sheet.reshape(-1, 30, 30)[: len(seen), 1:-1, 1:-1] = [image for _, image in seen]
+    sheet.reshape(-1, 30, 30)[: len(seen), 1:-1, 1:-1] = seen
     pixels = sheet.transpose(0, 2, 1, 3).reshape(rows * 30, columns * 30).repeat(4, 0).repeat(4, 1)
     try:
         Image.fromarray(pixels).save(file, "PNG")

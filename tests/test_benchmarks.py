@@ -18,6 +18,7 @@ from jaxdrill.nn.architecture import count_parameters
 from jaxdrill.nn.convolution import convolve
 
 
+@pytest.mark.slow
 def test_the_accelerators_program_measures_everything(tiny_recipe, tmp_path, digits):
     pack, out = tmp_path / "pack.npz", tmp_path / "out.json"
     np.savez(pack, **{name: getattr(digits, name) for name in data.FILES})
@@ -56,6 +57,7 @@ def test_contenders_see_every_image_once_rotated(digits):
     assert batches[0][0].shape == (128, 28, 28, 1) and batches[0][0].dtype == np.float32
 
 
+@pytest.mark.slow
 def test_a_commit_is_measured_beside_another(mnist_dir, tmp_path):
     """Here beside itself, two rounds of a batch each: the processes and their ratios are whole."""
     setting = compare.Setting(mnist_dir, 2, (), ROOT)

@@ -57,7 +57,7 @@ def test_packed_files_and_other_names(own, digits):
         (NAMES[2], np.ones((100, 28, 28), np.uint8), "has no pixel above 1; pixels go from 0 to 255"),
         (NAMES[1], np.full(200, 10, np.uint8), "has labels up to 10; allowed: 0 to 9, ten classes"),
         (NAMES[3], np.zeros(99, np.uint8), "holds 99 labels, for 100 images"),
-        (NAMES[3], np.zeros(0, np.uint8), "is empty"),
+        (NAMES[3], np.zeros(0, np.uint8), "says that it holds 0 bytes; that is none"),
         (NAMES[1], np.zeros((200, 28, 28), np.uint8), "is no idx file of labels"),
     ],
 )
@@ -73,6 +73,7 @@ def test_files_that_do_not_fit(own, name, values, message):
         (b"", "is no idx file of images"),
         (b"\0\0\x08\x03\0\0", "cannot be read"),
         (struct.pack(">I3I", 0x803, 2**31, 28, 28) + b"0", "says that it holds 1,683,627,180,032 bytes; at most"),
+        (struct.pack(">I3I", 0x803, 0, 2**32 - 1, 2**32 - 1), "says that it holds 0 bytes; that is none"),
         (idx_bytes(np.zeros((2, 28, 28), np.uint8))[:-1], "is damaged: it holds less than it says"),
         (idx_bytes(np.zeros((2, 28, 28), np.uint8)) + b"0", "is damaged: it holds more than it says"),
         (gzip.compress(idx_bytes(np.zeros((2, 28, 28), np.uint8)))[:-9], "cannot be read"),

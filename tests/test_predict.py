@@ -90,11 +90,29 @@ def test_bad_images_get_a_line_and_the_rest_go_on(trained, digits, tmp_path, cap
     assert last == "jaxdrill: 5 image(s) could not be read"
 
 
+def test_idx_files_of_another_size_or_layout(trained, digits, tmp_path, capsys):
+    (tmp_path / "small").write_bytes(idx_bytes(np.zeros((3, 8, 8), np.uint8)))
+    images = digits.test_images[:5, ..., 0]
+    (tmp_path / "images").write_bytes(idx_bytes(images))
+    (tmp_path / "emnist-images").write_bytes(idx_bytes(images.swapaxes(1, 2)))
+    assert main([str(trained), *(str(tmp_path / name) for name in ("small", "images", "emnist-images")), "--json"]) == 1
+    output = capsys.readouterr()
+    assert f"{tmp_path}/small holds images of 8x8; allowed: 28x28\n" in output.err
+    told = [json.loads(line)["probabilities"] for line in output.out.splitlines()]
+    assert told[:5] == told[5:] and len(told) == 10
+
+
 def test_what_the_networks_saw(trained, digits, tmp_path, capsys):
     files = [picture(tmp_path, f"{n}.png", digits.test_images[n, ..., 0]) for n in range(2)]
     assert main([str(trained), *files, "--show", str(tmp_path / "seen.png")]) == 0
-    seen = np.asarray(Image.open(tmp_path / "seen.png"))
+    with Image.open(tmp_path / "seen.png") as image:
+        seen = np.asarray(image)
     assert seen.shape == (120, 240) and seen[60, 0] == 128 and seen[4:116, 4:116].max() == 255
+    (tmp_path / "many").write_bytes(idx_bytes(digits.test_images[:300, ..., 0]))
+    assert main([str(trained), str(tmp_path / "many"), "--show", str(tmp_path / "seen.png")]) == 0
+    with Image.open(tmp_path / "seen.png") as image:
+        assert image.size == (16 * 120, 16 * 120)
+    assert "seen.png shows the first 256 of 300 images" in capsys.readouterr().err
     assert main([str(trained), files[0], "--show", str(tmp_path / "no" / "seen.png")]) == 2
     assert "cannot be written (No such file or directory)" in capsys.readouterr().err
 

@@ -32,6 +32,7 @@ def space(tmp_path, tiny_recipe, monkeypatch):
     return path
 
 
+@pytest.mark.slow
 def test_the_better_half_is_trained_longer_and_nothing_twice(space, tmp_path, monkeypatch, capsys):
     arguments = ["search", str(space), "--out", str(tmp_path / "runs")]
     monkeypatch.setattr("sys.argv", arguments)
@@ -80,6 +81,7 @@ def test_the_frontier_is_made_from_the_results(monkeypatch):
     assert search.FRONTIER.read_text() == search.frontier()
 
 
+@pytest.mark.slow
 def test_cross_validation_answers_each_image_once(tmp_path, tiny_recipe, all_digits, monkeypatch, capsys):
     monkeypatch.setattr(cross_validation, "RESULTS", tmp_path / "found.json")
     arguments = ["--data", "digits", "--folds", "2", "--seeds", "2", "--epochs", "1", "--out", f"{tmp_path / 'runs'}"]

@@ -20,7 +20,7 @@ SIDE, BOX, CENTRE = 28, 20, 14.5  # pixels
 LONGEST = 1024  # pixels of a side that are looked at; a larger picture is reduced first
 LARGEST = 50_000_000  # pixels of a file
 FAINTEST = 24  # grey levels of 255 between ink and paper
-INK = 32  # pixels that the ink of a digit covers at the least
+INK = 1 / 100  # of the pixels that a digit's ink covers at the least
 PAPER = 0.25  # of the darkest ink: what is fainter is paper, its shadows and noise
 
 
@@ -57,22 +57,32 @@ def _grey(path: Path) -> np.ndarray:
         with warnings.catch_warnings(action="ignore"), Image.open(path) as image:  # Pillow's, of large images
             if image.width * image.height > LARGEST:
                 raise Image.DecompressionBombError
-            deep = image.mode.startswith(("I", "F"))  # 16 bits or more, which Pillow would cut off at 255
-            mode = "RGBA" if image.has_transparency_data else "F" if deep else "L"
-            image = ImageOps.exif_transpose(image).convert(mode)
+            mode, deep = image.mode, image.mode.startswith(("I", "F"))  # deep: Pillow would cut it off at 255
+            clear = image.has_transparency_data and not deep
+            image = ImageOps.exif_transpose(image).convert("RGBA" if clear else "F" if deep else "L")
             image = image.reduce(max(1, -(-max(image.size) // LONGEST)))
-        if mode == "RGBA":
-            image = _on_paper(image).convert("L")
-        values = np.asarray(image)
-        return (values * (255 / max(values.max(), 1))).astype(np.uint8) if deep else values
+        values = np.asarray(_on_paper(image).convert("L") if clear else image)
+        return _eight_bits(values, mode) if deep else values
     except Image.DecompressionBombError as error:
         raise RunError(f"has more than {LARGEST:,} pixels; make it smaller") from error
+    except RunError:
+        raise
     except UnidentifiedImageError as error:
         raise RunError("is no image that Pillow can read") from error
     except OSError as error:
         raise RunError(f"cannot be read ({error.strerror or error})") from error
     except Exception as error:  # Pillow's decoders name no common type for what a damaged file can do
         raise RunError(f"is damaged ({type(error).__name__})") from error
+
+
+def _eight_bits(values: np.ndarray, mode: str) -> np.ndarray:
+    """Pixels float32[H, W] of a Pillow mode of 16 bits or more as uint8[H, W]. White is 65535 of whole numbers (`I`);
+    of others it is 1, 255 or 65535, the least that none exceeds."""
+    if not np.isfinite(values).all():
+        raise RunError("holds pixels that are no numbers")
+    values = values - min(values.min(), 0)
+    white = 65535 if mode.startswith("I") else next((white for white in (1, 255) if values.max() <= white), 65535)
+    return np.minimum(values * (255 / white), 255).astype(np.uint8)
 
 
 def _on_paper(image: Image.Image) -> Image.Image:
@@ -105,10 +115,11 @@ def ink(grey: np.ndarray) -> np.ndarray:
     strength = grey - paper
     dark = strength[np.unravel_index(np.abs(strength).argmax(), grey.shape)] < 0
     strength = -strength if dark else strength
-    if np.partition(strength, -INK, None)[-INK] < FAINTEST:
+    few = min(32, max(4, round(INK * grey.size)))  # a speck is no stroke
+    if np.partition(strength, -few, None)[-few] < FAINTEST:
         raise RunError("is blank: no stroke stands out from its paper")
     strength /= paper if dark else 255 - paper  # where less light falls, ink and paper differ less
-    faint = PAPER * (darkest := np.partition(strength, -INK, None)[-INK])
+    faint = PAPER * (darkest := np.partition(strength, -few, None)[-few])
     return ((strength - faint) / (darkest - faint)).clip(0, 1)
 
 
@@ -145,7 +156,7 @@ def _parts(drawn: np.ndarray, axis: int) -> list[slice]:
 def centred(drawn: np.ndarray) -> np.ndarray:
     """Ink float[H, W], 0..1, scaled and placed as MNIST's: uint8[28, 28]. Each pixel is the mean of what it covers.
 
-    `page.js` does the same.
+    `network.js` does the same.
     """
     rows, columns = (np.flatnonzero(drawn.any(axis)) for axis in (1, 0))
     scale = max(rows[-1] - rows[0], columns[-1] - columns[0], 0) + 1

@@ -6,7 +6,7 @@ const element = (id) => document.getElementById(id);
 const canvas = element("canvas"), context = canvas.getContext("2d", { willReadFrequently: true });
 const pen = { x: canvas.width / 2, y: canvas.height / 2, down: false }; // of the keyboard
 
-let strokes = [], drawing = null, seen = null, generation = 0, networks = [];
+let strokes = [], drawing = null, pointer = null, seen = null, generation = 0, networks = [];
 
 // ---- drawing
 
@@ -53,17 +53,22 @@ function begin(point) {
 }
 
 canvas.addEventListener("pointerdown", (event) => {
-  if (event.button > 0 || drawing) return;
-  canvas.setPointerCapture(event.pointerId);
+  if (event.button > 0 || pointer !== null) return; // a second finger does not draw
+  pointer = event.pointerId;
+  pen.down = false; // what the keys drew ends
+  showPen();
+  canvas.setPointerCapture(pointer);
   begin(place(event));
 });
 canvas.addEventListener("pointermove", (event) => {
-  if (!drawing || !canvas.hasPointerCapture(event.pointerId)) return;
+  if (event.pointerId !== pointer) return;
   const points = event.getCoalescedEvents?.() ?? [];
   drawing.push(...(points.length ? points : [event]).map(place));
   changed();
 });
-for (const end of ["pointerup", "pointercancel", "lostpointercapture"]) canvas.addEventListener(end, () => (drawing = null));
+for (const end of ["pointerup", "pointercancel", "lostpointercapture"]) canvas.addEventListener(end, (event) => {
+  if (event.pointerId === pointer) drawing = pointer = null;
+});
 
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 canvas.addEventListener("keydown", (event) => {
@@ -74,9 +79,11 @@ canvas.addEventListener("keydown", (event) => {
     pen.y = Math.min(canvas.height, Math.max(0, pen.y + far * y));
     if (pen.down) { drawing.push([pen.x, pen.y]); changed(); }
   } else if (event.key === " " || event.key === "Enter") {
-    pen.down = !pen.down;
-    if (pen.down) begin([pen.x, pen.y]);
-    else drawing = null;
+    if (!event.repeat && pointer === null) {
+      pen.down = !pen.down;
+      if (pen.down) begin([pen.x, pen.y]);
+      else drawing = null;
+    }
   } else return;
   event.preventDefault();
   showPen();
@@ -90,7 +97,7 @@ function showPen() {
 }
 
 function drop(count) {
-  drawing = null;
+  drawing = pointer = null;
   pen.down = false;
   showPen();
   strokes.splice(strokes.length - Math.min(count, strokes.length));

@@ -17,6 +17,7 @@ from PIL import Image
 
 from jaxdrill.deploy import trained
 from jaxdrill.deploy.trained import Trained
+from jaxdrill.errors import RunError
 from jaxdrill.nn.architecture import trace
 from jaxdrill.runs import weights
 from jaxdrill.runs.reader import Run, read
@@ -99,8 +100,10 @@ def build(folders: Sequence[Path], most_seeds: int = MOST_SEEDS) -> str:
     for number in range(most_seeds):
         for network in networks:
             folder = network.run.folder
-            kept = [seed for seed in weights.seeds(folder) if seed in network.run.seeds][number : number + 1]
-            for seed in kept:
+            kept = [seed for seed in weights.seeds(folder) if seed in network.run.seeds]
+            if not kept:
+                raise RunError(f"{folder} holds no weights of its seeds; repeat the command that trained it")
+            for seed in kept[number : number + 1]:
                 packed = pack(trained.read(weights.find(folder, seed)))
                 if number == 0 or packed.size <= left:
                     network.seeds.append(seed)
@@ -128,6 +131,7 @@ def render(networks: Sequence[Network]) -> str:
     )  # fmt: skip
     return environment.get_template("page.html.jinja").render(
         title=", ".join(dict.fromkeys(network.run.dataset for network in networks)), networks=described, hard=hard,
+        split=networks[0].run.split,
         sprite=sprite, data=json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),
         style=style, style_sum=sum_of(style), script=script, script_sum=sum_of(script),
     )  # fmt: skip
@@ -143,7 +147,8 @@ def hard_images(runs: Sequence[Run]) -> tuple[list[dict[str, int]], str]:
     index and label of each, and the images below each other as a PNG in base64."""
     images, wrong = {}, np.zeros(len(runs[0].labels))
     for run in runs:
-        if run.metadata["dataset_sha256"] == runs[0].metadata["dataset_sha256"] and run.split == runs[0].split:
+        same_data = run.metadata["dataset_sha256"] == runs[0].metadata["dataset_sha256"]
+        if same_data and np.array_equal(run.labels, runs[0].labels):  # so also the same images held out, if any
             images |= run.images
             wrong += (run.predicted != run.labels).mean(0)
     chosen = sorted(images, key=lambda index: (-wrong[index], index))[:HARD_IMAGES]

@@ -33,7 +33,8 @@ def open_run(
             table = json.loads(config_file.read_text(encoding="utf-8"))
             old = from_table(table.pop("name"), table, f"{config_file}: ")
             sha256 = previous.get("dataset_sha256", identity["dataset_sha256"])
-            before = provenance.identity(old, sha256, previous.get("init_sha256", ""))
+            init_sha256 = previous.get("init_sha256", "") if previous else identity.get("init_sha256", "")
+            before = provenance.identity(old, sha256, init_sha256)
             provenance.assert_same_identity(workdir, before, identity)
         rows, damaged = folder.read_rows(workdir)
     except (ValueError, KeyError, AttributeError) as error:

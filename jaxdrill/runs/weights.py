@@ -14,6 +14,7 @@ from safetensors.numpy import save
 from jaxdrill.config import from_table
 from jaxdrill.errors import RunError, UsageError
 from jaxdrill.files import replacing
+from jaxdrill.nn.architecture import trace
 from jaxdrill.nn.layers import Layer
 from jaxdrill.nn.pytorch import from_pytorch, is_pytorch
 from jaxdrill.recipe import Config
@@ -41,7 +42,8 @@ def read_weights(file: Path) -> tuple[Weights, Config]:
     again = "repeat the command that trained it"
     try:
         table = json.loads(metadata["recipe"])
-        config = from_table(table.pop("name"), table, f"{file}: ")
+        config = from_table(table.pop("name"), table, "")
+        trace(config.network)
     except (UsageError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise RunError(f"{file} is damaged: it holds no recipe ({error}); {again}") from error
     if wrong := _misfit(arrays, config.network):
@@ -81,7 +83,7 @@ def _read(file: Path, advice: str = "") -> tuple[Weights, dict[str, str]]:
             return {name: content.get_tensor(name) for name in content.keys()}, content.metadata() or {}  # noqa: SIM118
     except FileNotFoundError as error:
         raise RunError(f"there is no {file}{advice}") from error
-    except (OSError, SafetensorError, ValueError, TypeError) as error:
+    except (OSError, SafetensorError, ValueError, TypeError, AttributeError) as error:  # NumPy has no float8
         raise RunError(f"{file} cannot be read as safetensors ({error})") from error
 
 
@@ -99,7 +101,9 @@ def _misfit(weights: Weights, layers: Sequence[Layer]) -> str | None:
             return f"it has {name}, and the network has not"
         if weights[name].shape != expected[name].shape:
             return f"{name} is {list(weights[name].shape)}, in the network {list(expected[name].shape)}"
-        if not (np.issubdtype(weights[name].dtype, np.floating) and np.isfinite(weights[name]).all()):
+        if weights[name].dtype not in (np.float16, np.float32, np.float64):
+            return f"{name} is {weights[name].dtype}; save it as float32"
+        if not np.isfinite(weights[name]).all():
             return f"{name} is not all finite numbers"
     return None
 
@@ -110,7 +114,8 @@ def seeds(run: Path) -> list[int]:
     Raises:
         RunError: there are none.
     """
-    if found := sorted(int(file.stem[5:]) for file in run.glob("weights/seed_*.safetensors")):
+    numbers = [file.stem.removeprefix("seed_") for file in run.glob("weights/seed_*.safetensors")]
+    if found := sorted(int(number) for number in numbers if number.isdecimal()):
         return found
     raise RunError(f"{run} holds no weights; a finished seed leaves weights/seed_N.safetensors")
 

@@ -50,7 +50,9 @@ def test_mnist_itself_is_not_changed(tmp_path, mnist_dir):
     for image in images[:100]:
         assert np.array_equal(read(tmp_path, Image.fromarray(image)), image)
     moved = np.roll(images[0], 3, axis=1)  # 28x28, but not in its place
-    assert_close(read(tmp_path, Image.fromarray(moved)), read(tmp_path, Image.fromarray(images[0]).resize((280, 280))))
+    assert not digit._is_mnist(moved)
+    back = read(tmp_path, Image.fromarray(moved)).astype(int)
+    assert abs(back - images[0]).mean() < abs(moved.astype(int) - images[0]).mean() / 2
 
 
 def test_size_and_place_do_not_matter(tmp_path):
@@ -99,6 +101,28 @@ def test_a_speck_is_no_digit(tmp_path):
     image.putpixel((5, 5), 0)
     image.putpixel((230, 9), 0)
     assert_close(read(tmp_path, image), read(tmp_path, drawn(3)))
+
+
+def test_small_pictures(tmp_path):
+    """scikit-learn's own 8x8 pixels, and a line of one pixel's width."""
+    for image in DIGITS.images[:20]:
+        assert read(tmp_path, Image.fromarray((255 - image * 15.9).astype(np.uint8))).max() == 255
+    line = np.full((28, 28), 255, np.uint8)
+    line[4:24, 14] = 0
+    assert read(tmp_path, Image.fromarray(line))[:, 14].sum() > 20 * 200
+
+
+def test_deep_pictures(tmp_path):
+    """Floating-point numbers of any range; noise of 16 bits is no digit, and what is no number is said."""
+    expected, grey = read(tmp_path, drawn(3)), np.asarray(drawn(3), np.float32)
+    for scale in (1 / 255, 1, 257):
+        assert_close(read(tmp_path, Image.fromarray(grey * scale), "digit.tiff"), expected)
+    assert_close(read(tmp_path, Image.fromarray(grey / 255 - 0.5), "digit.tiff"), expected)
+    noise = np.random.default_rng(0).integers(0, 60, (100, 100), dtype=np.uint16)
+    with pytest.raises(RunError, match="is blank"):
+        read(tmp_path, Image.fromarray(noise))
+    with pytest.raises(RunError, match=r"holds pixels that are no numbers$"):
+        read(tmp_path, Image.fromarray(np.full((100, 100), np.nan, np.float32)), "digit.tiff")
 
 
 def side_by_side() -> Image.Image:

@@ -26,7 +26,7 @@ TOLERANCE = 1e-5
 def run(tmp_path_factory):
     """The folder of a step whose network has weights as if trained."""
     root = tmp_path_factory.mktemp("runs")
-    return cache(lambda step: write_trained(root / step, step))
+    return cache(lambda step: write_trained(root / f"step_{step.removeprefix('step_')}", step))
 
 
 @pytest.fixture
@@ -115,6 +115,17 @@ def test_the_command(run, tmp_path, monkeypatch, capsys):
     assert trained.files.is_pytorch(weights._read(tmp_path / "step_2_seed_3_pytorch.safetensors")[0])
     assert main([str(run("2")), "--to", "safetensors", "--out", "x/network.safetensors"]) == 0
     assert (tmp_path / "x" / "network.safetensors").exists()
+
+
+def test_the_file_is_named_by_its_folder_and_lies_here(run, tmp_path, monkeypatch):
+    """Not by what the weights' file says of itself."""
+    monkeypatch.chdir(tmp_path)
+    arrays, recipe = weights.read_weights(weights.find(run("6_small")))
+    file = tmp_path / "runs" / "faster" / "weights" / "seed_1.safetensors"
+    weights.write_weights(file, arrays, recipe.model_copy(update={"name": "../../evil"}), {})
+    assert export(Path("runs/faster"), "safetensors") == Path("faster_seed_1.safetensors")
+    assert export(file, "pytorch") == Path("faster_seed_1_pytorch.safetensors")
+    assert sorted(path.name for path in tmp_path.iterdir())[-1] == "runs"
 
 
 @pytest.mark.parametrize(

@@ -226,6 +226,55 @@ def test_touch_draws(opened):
     assert opened.run("strokes.length") == 1 and opened.run("scrollY") == 0
 
 
+def test_a_second_finger_does_not_draw(opened):
+    left, top, width = canvas_box(opened)
+
+    def touch(kind: str, *points: tuple[float, float]) -> None:
+        places = [{"x": left + width * x, "y": top + width * y, "id": n} for n, (x, y) in enumerate(points)]
+        opened.call("Input.dispatchTouchEvent", type=kind, touchPoints=places)
+
+    touch("touchStart", (0.3, 0.2))
+    touch("touchStart", (0.3, 0.2), (0.9, 0.9))
+    touch("touchMove", (0.3, 0.4), (0.8, 0.9))
+    touch("touchMove", (0.3, 0.4))  # the second finger is lifted
+    touch("touchMove", (0.3, 0.6))
+    touch("touchEnd")
+    assert opened.run("strokes.length") == 1
+    xs, ys = np.array(opened.run("strokes[0]")).T
+    np.testing.assert_allclose(xs, 0.3 * 280, atol=2)
+    assert ys[-1] == pytest.approx(0.6 * 280, abs=2)
+
+
+def test_keys_and_mouse_together(opened):
+    """A click elsewhere does not lift the pen of the keys, and a key that is held down moves it once."""
+    left, top, _ = canvas_box(opened)
+    opened.run("canvas.focus()")
+    opened.key(" ")
+    for kind in ("Pressed", "Released"):
+        opened.call(
+            "Input.dispatchMouseEvent", type=f"mouse{kind}", x=left + 9, y=top + 9, button="right", clickCount=1
+        )
+    opened.key("ArrowDown")
+    assert opened.run("[strokes.length, strokes[0].length, pen.down]") == [1, 2, True]
+    for _ in range(3):
+        opened.call("Input.dispatchKeyEvent", type="keyDown", key=" ", autoRepeat=True)
+    assert opened.run("pen.down") is True
+    draw(opened, [(0.2, 0.2), (0.2, 0.8)])  # the mouse takes over
+    assert opened.run("[strokes.length, pen.down]") == [2, False]
+
+
+def test_runs_with_other_images_share_no_hard_ones(tmp_path):
+    """Held-out images that differ, in number or in what they show, are not mixed up."""
+    first = write_run(tmp_path / "a", "5", CURVES, split="validation")
+    second = write_run(tmp_path / "b", "5", CURVES, split="validation", labels=np.arange(2000) % 10)
+    third = write_run(tmp_path / "c", "5", CURVES, split="validation", labels=(np.arange(1000) + 1) % 10)
+    runs = [page.read(folder) for folder in (first, second, third)]
+    told, sprite = page.hard_images(runs)
+    assert (told, sprite) == page.hard_images(runs[:1])
+    write_trained(first, "5", [1])
+    assert "<h2>Validation images that the networks find hard</h2>" in page.build([first])
+
+
 def test_names_cannot_inject(tmp_path, chromium):
     run = write_run(tmp_path / "step_5", "5", CURVES)
     write_trained(run, "5", CURVES)
@@ -244,13 +293,16 @@ def test_names_cannot_inject(tmp_path, chromium):
         (["nowhere"], 1, "there is no run folder nowhere"),
         ([], 2, "the following arguments are required: RUN"),
         (["RUN"], 1, "holds no weights; a finished seed leaves weights/seed_N.safetensors"),
+        (["OTHER"], 1, "holds no weights of its seeds; repeat the command that trained it"),
         (["RUN", "--seeds", "0"], 2, "--seeds is 0; allowed: a whole number of at least 1"),
     ],
 )
 def test_mistakes(tmp_path, arguments, code, message, capsys):
     run = write_run(tmp_path / "step_5", "5", CURVES)
+    if "OTHER" in arguments:
+        write_trained(run, "5", [9])
     capsys.readouterr()
-    assert main([str(run) if argument == "RUN" else argument for argument in arguments]) == code
+    assert main([str(run) if argument in ("RUN", "OTHER") else argument for argument in arguments]) == code
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
 

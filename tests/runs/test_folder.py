@@ -1,14 +1,16 @@
 """Reading run folders, and what is said of those that cannot be read."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
-from runs_on_disk import write_run
+from runs_on_disk import write_run, write_trained
+from safetensors.numpy import save
 
 from jaxdrill import files
 from jaxdrill.errors import RunError
-from jaxdrill.runs import folder, reader
+from jaxdrill.runs import folder, reader, weights
 
 CURVES = {3: [0.9, 0.98], 4: [0.91, 0.97]}
 
@@ -140,3 +142,21 @@ def test_a_reader_never_sees_half_a_file(tmp_path, monkeypatch):
     assert text.read_text() == "old"
     assert folder.read_arrays(arrays)["a"].tolist() == [0, 1, 2]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["arrays.npz", "text"]  # and nothing is left lying about
+
+
+def test_weights_files_that_are_not_a_runs(tmp_path):
+    """A copy under another name is not a seed; a recipe whose network cannot be is damage, in one line."""
+    run = write_trained(tmp_path / "run", "6_small", [2])
+    file = weights.find(run)
+    shutil.copy(file, file.with_name("seed_2_copy.safetensors"))
+    assert weights.seeds(run) == [2]
+    arrays, recipe = weights.read_weights(file)
+    text = recipe.model_dump_json().replace('"kernel":3', '"kernel":99', 1)
+    file.write_bytes(save(arrays, {"recipe": text}))
+    with pytest.raises(
+        RunError, match=r"seed_2.safetensors is damaged: it holds no recipe \(network\[1\] is 99x99, larger"
+    ):
+        weights.load(run)
+    file.write_bytes(save(arrays))
+    with pytest.raises(RunError, match=r"is damaged: it holds no recipe \('recipe'\); repeat the command"):
+        weights.load(run)

@@ -167,6 +167,17 @@ def test_a_run_from_weights(finished, command, tmp_path, capsys):
     assert command(folders[0], "--init-from", theirs, *rate, "--epochs", 3) == 0  # moved, and in another layout
 
 
+def test_a_run_from_weights_that_stopped_before_it_began(finished, command, tmp_path):
+    """With config.json, and no run.json yet."""
+    flags = tmp_path / "run", "--init-from", finished / "weights" / "seed_3.safetensors"
+    assert command(*flags) == 0
+    expected = without_seconds(tmp_path / "run")
+    for path in (tmp_path / "run").iterdir():
+        if path.name != "config.json":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert command(*flags) == 0 and without_seconds(tmp_path / "run") == expected
+
+
 def test_weights_of_another_network(finished, command, tmp_path, capsys):
     weights = read_weights(finished / "weights" / "seed_3.safetensors")[0]
     wrong = {
@@ -175,6 +186,7 @@ def test_weights_of_another_network(finished, command, tmp_path, capsys):
         "conv2.kernel is [6, 6, 4, 9], in the network [6, 6, 4, 10]": weights
         | {"conv2.kernel": weights["conv2.kernel"][..., :9]},
         "conv2.kernel is not all finite numbers": weights | {"conv2.kernel": weights["conv2.kernel"] * np.nan},
+        "conv2.kernel is int64; save it as float32": weights | {"conv2.kernel": weights["conv2.kernel"].astype(int)},
     }
     for message, arrays in wrong.items():
         save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, tmp_path / "wrong.safetensors")
