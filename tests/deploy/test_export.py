@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 from runs_on_disk import write_trained
 
-from jaxdrill import config
+from jaxdrill import config, idx
 from jaxdrill.deploy import trained
 from jaxdrill.errors import RunError
 from jaxdrill.export import export, main
@@ -83,7 +83,7 @@ def test_safetensors(run, step, tmp_path):
 def readme_snippet() -> str:
     """The README's PyTorch."""
     return next(code for code in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-                if "import torch" in code)  # fmt: skip
+                if "torch" in code)  # fmt: skip
 
 
 @pytest.mark.parametrize("step", ["1", "2", "6", "6_small"])
@@ -96,6 +96,29 @@ def test_pytorch_by_the_readme(run, step, images, tmp_path):
     file = export(run(step), "pytorch", out=tmp_path / "a.safetensors")
     found = names["logits"](file, torch.from_numpy(images))
     np.testing.assert_allclose(found.numpy(), logits(run(step), images), atol=TOLERANCE, rtol=TOLERANCE)
+
+
+@pytest.mark.parametrize(("to", "fold"), [("onnx", True), ("onnx", False), ("stablehlo", True), ("pytorch", True)])
+def test_1000_test_images(mnist_dir, tmp_path, to, fold):
+    """By the weights of a measured run: the same logits in each runtime."""
+    measured = ROOT / "results" / "step_6_one"
+    images = idx.read(mnist_dir / "t10k-images-idx3-ubyte.gz", 3)[:1000]
+    if to == "pytorch":
+        pytest.importorskip("torch", reason="PyTorch is not installed: pip install '.[bench]'")
+    file = export(measured, to, 2, tmp_path / "exported", fold)
+    if to == "onnx":
+        onnxruntime = pytest.importorskip("onnxruntime")
+        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        (found,) = session.run(None, {"images": images})
+    elif to == "stablehlo":
+        found = jax.export.deserialize(bytearray(file.read_bytes())).call(images)
+    else:
+        exec(readme_snippet(), names := {})
+        found = names["logits"](file, names["torch"].from_numpy(images)).numpy()
+    expected = weights.load_logits(weights.find(measured, 2))(images)
+    assert np.abs(found - expected).max() < TOLERANCE
+    labels = idx.read(mnist_dir / "t10k-labels-idx1-ubyte.gz", 1)[:1000]
+    assert (np.asarray(found).argmax(-1) == labels).mean() > 0.98
 
 
 def test_a_pytorch_file_that_is_kept_can_start_a_run(run, tmp_path):
