@@ -29,7 +29,7 @@ class Analysis:
     """A run, and what its seeds show. Accuracies without a split are those of the run's evaluated images."""
 
     run: Run
-    label: str  # the run's name, and its epochs where runs of the dataset differ in them
+    label: str  # the run's name, and its epochs where there are several of it
     baseline: Run | None  # the run that it is compared with
     change: Difference | None  # from it
 
@@ -102,8 +102,8 @@ class Analysis:
 def analyze(runs: Sequence[Run]) -> list[Analysis]:
     """What runs of one dataset show. Each is compared with its own recipe of fewer epochs, or the one that its recipe
     extends, or the one before it, whichever is here; each after its own last epoch."""
-    several = len({run.epochs for run in runs}) > 1
-    labels = [f"{run.name} ({run.epochs} epochs)" if several else run.name for run in runs]
+    names = [run.name for run in runs]
+    labels = [f"{run.name} ({run.epochs} epochs)" if names.count(run.name) > 1 else run.name for run in runs]
     baselines: list[Run | None] = []
     differences: list[Difference | None] = []
     for n, run in enumerate(runs):
