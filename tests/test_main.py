@@ -185,6 +185,7 @@ def test_two_epochs_of_step_5_on_the_stand_in(tmp_path, monkeypatch):
     assert json.loads(rows[-1])["test_accuracy"] > 0.93
 
 
+@pytest.mark.slow
 def test_an_epoch_of_mnist(mnist_dir, tmp_path, capsys):
     command = ["--step", "5", "--epochs", "1", "--data-dir", str(mnist_dir), "--workdir", str(tmp_path / "run")]
     assert main(command) == 0

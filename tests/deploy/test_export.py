@@ -114,7 +114,7 @@ def test_1000_test_images(mnist_dir, tmp_path, to, fold):
         found = jax.export.deserialize(bytearray(file.read_bytes())).call(images)
     else:
         exec(readme_snippet(), names := {})
-        found = names["logits"](file, names["torch"].from_numpy(images)).numpy()
+        found = names["logits"](file, names["torch"].tensor(images)).numpy()
     expected = weights.load_logits(weights.find(measured, 2))(images)
     assert np.abs(found - expected).max() < TOLERANCE
     labels = idx.read(mnist_dir / "t10k-labels-idx1-ubyte.gz", 1)[:1000]
