@@ -49,7 +49,7 @@ def main() -> None:
     options = parser.parse_args()
     if not browser.program():
         raise RunError("no Chromium is installed")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         file = Path(folder) / "page.html"
         write_text(file, page.build(find(options.runs), 1))
         with browser.started(Path(folder) / "profile") as opened:

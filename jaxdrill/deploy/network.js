@@ -135,6 +135,7 @@ function centred(ink, width, height) {
   const rows = new Float64Array(height), columns = new Float64Array(width);
   let total = 0;
   for (let row = 0, n = 0; row < height; row++) for (let column = 0; column < width; column++, n++) {
+    if (!ink[n]) continue;
     rows[row] += ink[n];
     columns[column] += ink[n];
     total += ink[n];
@@ -152,9 +153,13 @@ function centred(ink, width, height) {
     });
   });
   const small = new Float64Array(SIDE * SIDE);
-  down.forEach((ys, row) => across.forEach((xs, column) => {
-    for (const [y, a] of ys) for (const [x, b] of xs) small[row * SIDE + column] += a * b * ink[y * width + x];
-  }));
+  down.forEach((ys, row) => {
+    for (const [y, part] of ys) if (rows[y]) across.forEach((xs, column) => {
+      let sum = 0;
+      for (let k = 0; k < xs.length; k++) sum += xs[k][1] * ink[y * width + xs[k][0]];
+      small[row * SIDE + column] += part * sum;
+    });
+  });
   const largest = small.reduce((a, b) => Math.max(a, b));
   return Uint8Array.from(small, (value) => Math.round((value / largest) * 255));
 }

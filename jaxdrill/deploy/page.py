@@ -18,14 +18,15 @@ from PIL import Image
 from jaxdrill.deploy import trained
 from jaxdrill.deploy.trained import Trained
 from jaxdrill.errors import RunError
-from jaxdrill.nn.architecture import trace
+from jaxdrill.nn.architecture import count_parameters, trace
 from jaxdrill.runs import weights
 from jaxdrill.runs.reader import Run, read
 from jaxdrill.training.augmentation import MEAN, STANDARD_DEVIATION
 
 BUDGET = 330_000  # bytes that the weights may take in the page; beyond it a run has its first seed only
 MOST_SEEDS, HARD_IMAGES = 5, 30
-LEVELS = 127  # whole numbers to either side of 0 that a kernel is rounded to
+LEVELS, FEW_LEVELS = 127, 31  # whole numbers to either side of 0 that kernels are rounded to, and those of
+LARGE = 50_000  # parameters and more: 8 bits, and 6
 
 
 @dataclass(frozen=True)
@@ -64,22 +65,24 @@ class Network:
 
 
 def pack(network: Trained) -> Packed:
-    """A folded network with its kernels rounded to 8 bits."""
+    """A folded network with its kernels rounded."""
     floats, whole = [], []
+    levels = FEW_LEVELS if count_parameters(network.config.network) >= LARGE else LEVELS
     for layer in network.layers:
         arrays = [network.weights.get(f"{layer['name']}.{key}") for key in ("kernel", "depthwise", "scale", "shift")]
         for kernel in (a for a in arrays[:2] if a is not None):
-            factors, numbers = rounded(kernel)
+            factors, numbers = rounded(kernel, levels)
             floats.append(factors)
             whole.append(numbers)
         floats += [a for a in arrays[2:] if a is not None]
     return Packed(network.layers, floats, whole)
 
 
-def rounded(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A kernel float32[..., O] as a factor of each output, float32[O], and whole numbers int8[..., O] to multiply."""
+def rounded(kernel: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:
+    """A kernel float32[..., O] as a factor of each output, float32[O], and whole numbers int8[..., O] to multiply,
+    of at most so many levels either way."""
     largest = np.abs(kernel).max(axis=tuple(range(kernel.ndim - 1)))
-    factors = (np.where(largest > 0, largest, 1) / LEVELS).astype(np.float32)
+    factors = (np.where(largest > 0, largest, 1) / levels).astype(np.float32)
     return factors, np.round(kernel / factors).astype(np.int8)
 
 
