@@ -164,6 +164,9 @@ def test_drawing_undo_and_clear(opened):
     assert both != one
     opened.key("z", modifiers=2)
     assert opened.run(SEEN) == one
+    draw(opened, [(0.2, 0.5), (0.8, 0.5)])
+    opened.run("document.getElementById('undo').click()")
+    assert opened.run(SEEN) == one
     opened.run("document.getElementById('clear').click()")
     assert opened.run(SEEN) == [] and set(opened.run(digits_shown)) == {""}
     opened.run("document.getElementById('undo').click()")
