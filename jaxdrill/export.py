@@ -43,7 +43,7 @@ def export(run: Path, to: str, seed: int | None = None, out: Path | None = None,
 
     file = weights.find(run, seed)
     network = trained.read(file, fold)
-    where = run if run.is_dir() else file.resolve().parents[1]
+    where = run if run.is_dir() else file.resolve().parent.parent
     out = out or Path(f"{where.resolve().name}_{file.stem}{FORMATS[to]}")
     try:
         _writer(to)(out, network)
