@@ -15,9 +15,12 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from jaxdrill.errors import UsageError, nearest, print_error
+from jaxdrill.files import read_bytes
 from jaxdrill.nn.layers import KINDS, Conv
 from jaxdrill.recipe import Config
 from jaxdrill.schema import Table, explain, parse_text
+
+LARGEST = 2**20  # bytes of a recipe
 
 
 def recipe_folder() -> Path:
@@ -117,8 +120,10 @@ def options(config: Config) -> Iterator[tuple[str, FieldInfo, Any]]:
 def _table(path: Path) -> dict[str, Any]:
     """A TOML file."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomllib.loads(read_bytes(path, LARGEST).decode())
+    except RecursionError as error:
+        raise UsageError(f"{path} is nested too deeply") from error
+    except ValueError as error:  # TOMLDecodeError is one, and so is what Python says of bytes and long numbers
         raise UsageError(f"{path} is not valid TOML: {error}") from error
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error

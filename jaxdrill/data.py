@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import os
 import sys
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -12,9 +11,9 @@ from typing import Any, cast
 import chex
 import numpy as np
 
-from jaxdrill import embedded, idx
+from jaxdrill import embedded, idx, tensors
 from jaxdrill.errors import RunError, UsageError, nearest, print_error
-from jaxdrill.files import replacing
+from jaxdrill.files import read_bytes
 from jaxdrill.reachability import assert_reachable
 from jaxdrill.recipe import DATASETS
 
@@ -109,11 +108,14 @@ def pack_file(name: str) -> Path:
 def _read_pack(name: str, sums: list[str] | None = None) -> Dataset | None:
     """The packed dataset, or None if there is none, it is damaged, or it was made of files with other sums."""
     try:
-        with pack_file(name).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            if sums is not None and arrays["sums"].tolist() != sums:
-                return None
-            return Dataset(name, **{key: arrays[key] for key in FILES})
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, AssertionError):
+        arrays = tensors.read_npz(pack_file(name))
+        if sums is not None and arrays["sums"].tolist() != sums:
+            return None
+        return Dataset(name, **cast(dict[str, Any], {key: arrays[key] for key in FILES}))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, AssertionError):
+        print_error(f"warning: {pack_file(name)} is damaged; {name} is read or fetched again")
         return None
 
 
@@ -124,8 +126,7 @@ def _packed(name: str, files: dict[str, Path], sums: list[str]) -> Dataset:
         arrays[key] = idx.read(path, 3)[..., None] if key.endswith("images") else idx.read(path, 1)
     pack = pack_file(name)
     with contextlib.suppress(OSError):  # a cache that cannot be written costs time at the next start, not this run
-        with replacing(pack) as temporary, temporary.open("wb") as file:
-            np.savez(file, sums=np.array(sums), **cast(dict[str, Any], arrays))
+        tensors.write_npz(pack, {"sums": np.array(sums)} | arrays, compress=False)
         print_error(f"{name} is kept in {pack} for later starts")
     return Dataset(name, **arrays)
 
@@ -137,13 +138,18 @@ def _registered(name: str) -> dict[str, tuple[str, Any]]:
     return {url.rsplit("/", 1)[1]: (url, info) for url, info in cast(Any, tfds.builder_cls(name)).url_infos.items()}
 
 
+def _sum(path: Path) -> str:
+    """The SHA-256 sum of a file."""
+    return hashlib.sha256(read_bytes(path)).hexdigest()
+
+
 def _from_folder(name: str, folder: Path) -> Dataset:
     """Reads the four official files from a folder, each against its registered sum."""
     files = {key: folder / file for key, file in FILES.items()}
     sums = []
     for path in files.values():
         try:
-            sums.append(hashlib.sha256(path.read_bytes()).hexdigest())
+            sums.append(_sum(path))
         except OSError as error:
             raise RunError(
                 f"{path} cannot be read ({error.strerror}); --data-dir must hold {', '.join(FILES.values())}"
@@ -177,6 +183,11 @@ def _download(name: str) -> Dataset:
             url_infos=dict(registered.values()),
         )  # fmt: skip
         files = {key: Path(path) for key, path in cast(dict[str, Any], manager.download(urls)).items()}
+        if damaged := [path for key, path in files.items() if _sum(path) != registered[FILES[key]][1].checksum]:
+            for path in damaged:  # in the cache since it was fetched; tfds looks at the sum then only
+                print_error(f"warning: {path} is damaged; it is fetched again")
+                path.unlink()
+            files = {key: Path(path) for key, path in cast(dict[str, Any], manager.download(urls)).items()}
     except Exception as error:  # tfds names no common type for what a network, a disk or a wrong sum can do
         first_line = (str(error).splitlines() or [""])[0]
         raise RunError(f"{name} could not be downloaded: {type(error).__name__}: {first_line}") from error

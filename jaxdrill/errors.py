@@ -3,7 +3,9 @@
 import argparse
 import sys
 from collections.abc import Callable, Iterable
-from typing import NoReturn
+from typing import Any, NoReturn
+
+LONGEST = 2000  # characters of an error's line
 
 
 class UsageError(Exception):
@@ -38,6 +40,9 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        super()._print_message("\n".join(map(printable, message.split("\n"))), file)
+
 
 def exit_code(command: Callable[[], None]) -> int:
     """Runs the command, prints its error as one line, and returns the exit code: 0 done, 1 failed, 2 wrong usage, 3 a
@@ -49,14 +54,28 @@ def exit_code(command: Callable[[], None]) -> int:
         return print_error(f"{error}", error.exit_code)
     except OSError as error:
         return print_error(f"{error.filename or ''}: {error.strerror}", 1)
+    except MemoryError:
+        return print_error("the memory is too small", 1)
     except KeyboardInterrupt:
         return print_error("stopped", 130)
 
 
 def print_error(message: str, code: int = 0) -> int:
     """Prints one line to stderr and returns the code."""
-    print("jaxdrill: " + " ".join(message.split()), file=sys.stderr)
+    line = " ".join(message.split())
+    print("jaxdrill: " + printable(line if len(line) <= LONGEST else line[:LONGEST] + "..."), file=sys.stderr)
     return code
+
+
+def say(*lines: str) -> None:
+    """Prints lines to stdout, at once. Names and texts from files may be in them, and cannot command the terminal."""
+    print(*map(printable, lines), sep="\n", flush=True)
+
+
+def printable(text: str) -> str:
+    """The text with everything escaped that a terminal would not just show: control characters, and those that turn the
+    direction of writing."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def nearest(word: str, words: Iterable[str]) -> str:

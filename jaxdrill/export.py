@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from jaxdrill.errors import Parser, RunError, exit_code
+from jaxdrill.errors import Parser, RunError, exit_code, say
 from jaxdrill.runs import weights
 
 FORMATS = {  # and how their files end
@@ -30,7 +30,7 @@ def _command(arguments: list[str]) -> None:
     parser.add_argument("--batch-norm", choices=("folded", "kept"), default="folded",
                         help="folded into a factor and an addend, or kept (default: folded)")  # fmt: skip
     options = parser.parse_args(arguments)
-    print(export(options.run, options.to, options.seed, options.out, options.batch_norm == "folded"))
+    say(f"{export(options.run, options.to, options.seed, options.out, options.batch_norm == 'folded')}")
 
 
 def export(run: Path, to: str, seed: int | None = None, out: Path | None = None, fold: bool = True) -> Path:

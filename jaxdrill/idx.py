@@ -11,15 +11,17 @@ from typing import IO, cast
 import numpy as np
 
 from jaxdrill.errors import RunError
+from jaxdrill.files import assert_regular, read_bytes
 
 MAGIC = {1: b"\0\0\x08\x01", 3: b"\0\0\x08\x03"}  # by dimensions: unsigned bytes (LeCun, yann.lecun.com/exdb/mnist)
-LARGEST = 2**29  # bytes of an array: 684,000 images
+LARGEST = 2**28  # bytes of an array: 342,000 images
 PARTS = {"train_images": ("train", "images"), "train_labels": ("train", "labels"),
          "test_images": ("test", "images"), "test_labels": ("test", "labels")}  # fmt: skip
 
 
 def opened(path: Path) -> IO[bytes]:
     """A file to read, unpacked if it is gzip's."""
+    assert_regular(path, LARGEST + 2**10)
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
     return cast(IO[bytes], gzip.open(path)) if packed else path.open("rb")
@@ -70,7 +72,7 @@ def read_folder(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     for name, (part, what) in PARTS.items():
         path = _find(folder, part, what)
         arrays[name] = read(path, 3 if what == "images" else 1)
-        sums[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        sums[path.name] = hashlib.sha256(read_bytes(path)).hexdigest()
         if wrong := _wrong(what, arrays[name], len(arrays.get(name.replace("labels", "images"), ()))):
             raise RunError(f"{path} {wrong}")
         if what == "images":

@@ -11,14 +11,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxdrill import config as recipe
-from jaxdrill.errors import CheckFailed, Parser, UsageError, exit_code, nearest
+from jaxdrill.errors import CheckFailed, Parser, UsageError, exit_code, nearest, say
 from jaxdrill.schema import allowed
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code, as `errors.exit_code` says."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    return exit_code(lambda: _check(arguments[1:]) if arguments[:1] == ["check"] else _train(arguments))
+    others = {"check": _check, "verify": _verify}
+    name = next(iter(arguments), "")
+    return exit_code(lambda: others[name](arguments[1:]) if name in others else _train(arguments))
 
 
 def _train(arguments: list[str]) -> None:
@@ -30,18 +32,42 @@ def _train(arguments: list[str]) -> None:
     # Here, not above: `--help`, `--dry-run` and most mistakes are answered before JAX has loaded.
     from jaxdrill.runs.session import train
     from jaxdrill.runs.stopping import stop_on_signal
+    from jaxdrill.training import processes
 
-    command = ["python", "-m", "jaxdrill.main", *arguments]
+    command = ["python", "-m", "jaxdrill.main", *(argument for argument in arguments if argument != "--restart")]
     workdir = None if several else options.workdir
     parent = options.workdir if several and options.workdir else Path("runs")
-    with stop_on_signal() as stop:
-        folders = [
-            train(config, workdir, stop, options.data_dir, options.offline, command, parent) for config in configs
-        ]
-    from jaxdrill.evidence.page import summary  # here, so that training need not wait for it
 
-    print(f"\n{summary(folders)}")
-    print(f"report: {shlex.join(['python', '-m', 'jaxdrill.report', f'{parent if several else folders[0]}'])}")
+    def trained() -> None:
+        with stop_on_signal() as stop:
+            folders = [train(config, workdir, stop, options.data_dir, options.offline, command, parent, options.restart)
+                       for config in configs]  # fmt: skip
+        if processes.is_first():
+            from jaxdrill.evidence.page import summary  # here, so that training need not wait for it
+
+            report = ["python", "-m", "jaxdrill.report", f"{parent if several else folders[0]}"]
+            say("", *summary(folders).splitlines(), f"report: {shlex.join(report)}")
+
+    processes.together(options.distributed, trained)
+
+
+def _verify(arguments: list[str]) -> None:
+    """`verify RUN`: whether this machine continues a run to the same bits, and repeats its numbers."""
+    about = "Trains the first epochs of a run again, aside, once in one go and once stopped and continued several "
+    about += "times, and compares every bit. Exits with 0 if all are equal, else with 3."
+    parser = Parser(prog="python -m jaxdrill.main verify", description=about, allow_abbrev=False)
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    parser.add_argument("--epochs", type=int, default=2, metavar="N", help="how many epochs (default: 2)")
+    parser.add_argument("--data-dir", type=Path, help="folder with four idx files, as for training")
+    parser.add_argument("--offline", action="store_true", help="make no network call")
+    options = parser.parse_args(arguments)
+    if options.epochs < 1:
+        raise UsageError(f"--epochs is {options.epochs}; allowed: a whole number of at least 1")
+    from jaxdrill.runs.stopping import stop_on_signal
+    from jaxdrill.runs.verify import verify
+
+    with stop_on_signal() as stop:
+        say(verify(options.run, options.epochs, stop, options.data_dir, options.offline))
 
 
 def _check(arguments: list[str]) -> None:
@@ -70,7 +96,7 @@ def _check(arguments: list[str]) -> None:
                 f"{measured}; not shown to be above {minimum} (p = {p_value:.2g}, alpha = {options.alpha:g})"
             )
         else:
-            print(f"{measured}, above {minimum} (p = {p_value:.2g})")
+            say(f"{measured}, above {minimum} (p = {p_value:.2g})")
     if failures:
         raise CheckFailed("; ".join(failures))
 
@@ -88,8 +114,8 @@ def _fraction(text: str) -> float:
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     """The options of the command, and the flags that override the recipe, by dotted field name."""
     about = "Trains a step of the drill, or a recipe of your own."
-    others = "other commands: python -m jaxdrill.main check RUN --min-accuracy X; python -m jaxdrill.report, predict, "
-    others += "export and page, each with --help"
+    others = "other commands: python -m jaxdrill.main check RUN --min-accuracy X and verify RUN; python -m "
+    others += "jaxdrill.report, predict, export and page, each with --help"
     parser = Parser(
         prog="python -m jaxdrill.main", description=about, epilog=others, allow_abbrev=False, add_help=False
     )
@@ -102,6 +128,12 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     )
     parser.add_argument("--data-dir", type=Path, help="folder with four idx files: the official ones, or your own")
     parser.add_argument("--offline", action="store_true", help="make no network call")
+    parser.add_argument("--restart", action="store_true", help="begin afresh; the old run folder gets another name")
+    parser.add_argument(
+        "--distributed", nargs="?", const="auto", metavar="WHERE",
+        help="be one of several processes: as SLURM, Open MPI, Kubernetes or Cloud TPU say, or HOST:PORT,NUMBER,COUNT, "
+        "the address of process 0, this one's number from 0, and how many",
+    )  # fmt: skip
     parser.add_argument(
         "--dry-run", action="store_true", help="print the resolved recipe and the layer table, and exit"
     )
@@ -128,13 +160,13 @@ def _dry_run(configs: Sequence[recipe.Config]) -> None:
 
     for config in configs:
         fields = [f"  {_flag(name)} {shlex.quote(f'{value}')}" for name, _, value in recipe.options(config)]
-        print("\n".join([config.name, *fields]))
+        say(config.name, *fields)
         rows = layer_table(config.network)
-        print(f"  {'layer':42} {'output':>12} {'receptive field':>16} {'parameters':>11}")
+        say(f"  {'layer':42} {'output':>12} {'receptive field':>16} {'parameters':>11}")
         for row in rows:
             output, field = f"{row.side}x{row.side}x{row.channels}", f"{row.receptive_field}x{row.receptive_field}"
-            print(f"  {row.layer:42} {output:>12} {field:>16} {row.parameters:11,}")
-        print(f"  {'total':42} {'':12} {'':16} {sum(row.parameters for row in rows):11,}")
+            say(f"  {row.layer:42} {output:>12} {field:>16} {row.parameters:11,}")
+        say(f"  {'total':42} {'':12} {'':16} {sum(row.parameters for row in rows):11,}")
 
 
 if __name__ == "__main__":

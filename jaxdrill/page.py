@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxdrill.errors import Parser, UsageError, exit_code
+from jaxdrill.errors import Parser, UsageError, exit_code, say
 from jaxdrill.files import write_text
 
 
@@ -29,7 +29,7 @@ def _command(arguments: list[str]) -> None:
 
     text = page.build(find(options.runs), options.seeds or page.MOST_SEEDS)
     write_text(options.out, text)
-    print(f"{options.out}: {len(text.encode()) / 1000:.0f} kB; open it in a browser")
+    say(f"{options.out}: {len(text.encode()) / 1000:.0f} kB; open it in a browser")
 
 
 if __name__ == "__main__":

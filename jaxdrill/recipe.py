@@ -92,7 +92,7 @@ class Config(Table):
 
     name: str
     extends: str = ""  # the recipe that it is compared with
-    network: tuple[SerializeAsAny[AnyLayer], ...] = Field(strict=False, min_length=1)
+    network: tuple[SerializeAsAny[AnyLayer], ...] = Field(strict=False, min_length=1, max_length=100)
     goal: str = Field(default="", description="what the recipe is for, as the report says it")
     epochs: int = Field(default=20, ge=1, description="passes over the training images")
     batch_size: int = Field(default=128, ge=1, description="images a step")

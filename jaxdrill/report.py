@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxdrill.errors import Parser, RunError, UsageError, exit_code, print_error
+from jaxdrill.errors import Parser, RunError, UsageError, exit_code, print_error, say
 from jaxdrill.files import write_text
 
 
@@ -22,7 +22,7 @@ def _command(arguments: list[str]) -> None:
     parser.add_argument("--out", type=Path, help="folder of the report (default: RUN; of several, the one they are in)")
     chosen = parser.parse_args(arguments)
     page = write_report(chosen.runs, chosen.out)
-    print(f"{page} and {page.with_suffix('.md')}")
+    say(f"{page} and {page.with_suffix('.md')}")
 
 
 def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:

@@ -83,9 +83,15 @@ def _wrong(details: ErrorDetails, info: FieldInfo | None) -> str:
     if details["type"] == "missing":
         return "is missing"
     if details["type"] == "value_error":
-        return f"is {details['input']!r}; {details['ctx']['error']}"  # type: ignore[typeddict-item]
+        return f"is {_short(details['input'])}; {details['ctx']['error']}"  # type: ignore[typeddict-item]
     if info is None or details["type"].startswith("union_tag"):
-        return f"is {details['input']!r}"
+        return f"is {_short(details['input'])}"
     words, value = allowed(info), details["input"]
     choices = get_args(info.annotation) if get_origin(info.annotation) is Literal else ()
-    return f"is {value!r}; allowed: {words}{nearest(value, choices) if isinstance(value, str) else ''}"
+    return f"is {_short(value)}; allowed: {words}{nearest(value, choices) if isinstance(value, str) else ''}"
+
+
+def _short(value: Any) -> str:
+    """A value as Python writes it, or the beginning of that."""
+    text = repr(value)
+    return text if len(text) <= 100 else text[:97] + "..."

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdrill import config
+from jaxdrill import config, tensors
 from jaxdrill.nn import network
 from jaxdrill.runs import folder, weights
 
@@ -49,9 +49,9 @@ def write_run(
         shown |= set(wrong.tolist())
         arrays = {"epoch": epochs - 1, "labels": np.array(labels, np.uint8), "predicted": predicted,
                   "probabilities": np.eye(10, dtype=np.float16)[predicted]}  # fmt: skip
-        folder.write_arrays(folder.predictions_file(path, seed), arrays)
+        tensors.write_npz(folder.predictions_file(path, seed), arrays)
     images = np.random.default_rng(0).integers(0, 256, (len(shown), 28, 28), dtype=np.uint8)
-    folder.write_arrays(path / "images.npz", {"index": np.array(sorted(shown)), "images": images})
+    tensors.write_npz(path / "images.npz", {"index": np.array(sorted(shown)), "images": images})
     return path
 
 

@@ -126,7 +126,7 @@ def test_all_steps_into_one_workdir(tmp_path, monkeypatch, capsys):
     """And the report is offered for the folder, quoted for the shell."""
     seen = []
 
-    def train(config, workdir, stop, data_dir, offline, command, parent):
+    def train(config, workdir, stop, data_dir, offline, command, parent, restart):
         seen.append((config.name, workdir, parent))
         return workdir or parent / config.name
 
@@ -214,7 +214,7 @@ def test_a_signal_in_the_middle_of_an_epoch(tiny_recipe, tmp_path, number, code)
     """The run stops, says so, and continues to the same bits as a run without a stop."""
     command = ["--step", str(tiny_recipe), "--batch-size", "32", "--epochs", "2"]
     process = start(*command, "--workdir", str(tmp_path / "cut"))
-    first_epoch = tmp_path / "cut" / "checkpoints" / "seed_1" / "360"
+    first_epoch = tmp_path / "cut" / "checkpoints" / "seed_1" / "step_360.safetensors"
     while not first_epoch.exists() and process.poll() is None:
         time.sleep(0.01)
     time.sleep(0.1)  # into the second epoch, of 360 steps

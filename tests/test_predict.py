@@ -14,7 +14,8 @@ from sklearn.datasets import load_digits
 from jaxdrill import idx
 from jaxdrill.predict import main
 from jaxdrill.runs import weights
-from jaxdrill.runs.folder import predictions_file, read_arrays
+from jaxdrill.runs.folder import predictions_file
+from jaxdrill.tensors import read_npz
 
 RUN = ROOT / "results" / "step_6_one"
 
@@ -138,7 +139,7 @@ def test_mnist_as_pictures(mnist_dir, tmp_path, capsys):
         Image.fromarray(image).save(tmp_path / f"{number:05}.png", compress_level=1)
     assert main([str(weights.find(RUN, 1)), str(tmp_path), "--json"]) == 0
     found = np.array([each["digit"] for each in answers(capsys)])
-    kept = read_arrays(predictions_file(RUN, 1))
+    kept = read_npz(predictions_file(RUN, 1))
     assert np.array_equal(found, kept["predicted"])
     assert (found == kept["labels"]).mean() > 0.99
 

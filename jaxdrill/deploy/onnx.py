@@ -8,7 +8,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from jaxdrill.deploy.trained import Trained
-from jaxdrill.files import replacing
+from jaxdrill.files import write_bytes
 from jaxdrill.nn.functional import EPSILON
 from jaxdrill.nn.pytorch import to_pytorch
 from jaxdrill.training.augmentation import MEAN, STANDARD_DEVIATION
@@ -51,8 +51,7 @@ def write(file: Path, trained: Trained) -> None:
     model = helper.make_model(whole, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     helper.set_model_props(model, trained.metadata)
     onnx.checker.check_model(model, full_check=True)
-    with replacing(file) as temporary:
-        temporary.write_bytes(model.SerializeToString())
+    write_bytes(file, model.SerializeToString())
 
 
 def _conv(graph: Graph, layer: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:

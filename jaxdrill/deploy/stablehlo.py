@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import export
 
 from jaxdrill.deploy.trained import Trained
-from jaxdrill.files import replacing
+from jaxdrill.files import write_bytes
 from jaxdrill.nn import network
 from jaxdrill.runs.weights import read_weights
 from jaxdrill.training.augmentation import normalize
@@ -28,5 +28,4 @@ def write(file: Path, trained: Trained) -> None:
     images = jax.ShapeDtypeStruct(export.symbolic_shape("n, 28, 28"), jnp.uint8)
     with jax.default_matmul_precision("float32"):
         program = export.export(jax.jit(logits), platforms=PLATFORMS)(images)
-    with replacing(file) as temporary:
-        temporary.write_bytes(program.serialize())
+    write_bytes(file, bytes(program.serialize()))

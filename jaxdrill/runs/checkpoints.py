@@ -1,36 +1,35 @@
-"""Checkpoints of the progress of seeds trained together, through Orbax: atomic, and only the latest is kept."""
+"""Checkpoints of the progress of seeds trained together: safetensors files that are replaced whole, with a sum.
+
+Not Orbax: the state of a network of this size is one small file, which one process writes and can check to the last
+bit, and for which several hosts need no shared folder.
+"""
 
 import json
-import logging
-import sys
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
-from jaxdrill.errors import RunError
-from jaxdrill.training.program import Program
-from jaxdrill.training.step import Progress
+from jaxdrill import tensors
+from jaxdrill.errors import RunError, print_error
+from jaxdrill.files import parse_json
+from jaxdrill.runs.folder import as_row
+from jaxdrill.tensors import Arrays
 
-logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax 0.11 warns of its own threads at each save
-logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # where Orbax's tasks leave what one error says already
-
-LEFTOVERS = ("Event loop is closed", "See full TensorStore details")
+KEPT = 2  # checkpoints of a group: if the latest is damaged, the one before it is used
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The latest checkpoint of a group of seeds."""
+    """A checkpoint of a group of seeds."""
 
-    folder: Path  # of the group
+    file: Path
     step: int  # optimiser steps done
     metadata: dict[str, Any]  # `seeds`, and whatever else was saved with it
+    arrays: Arrays  # of the progress, by path in its tree, each with the group's seeds as its first axis
 
     @property
     def seeds(self) -> list[int]:
@@ -39,79 +38,97 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints of one group of seeds, in a folder, named by optimiser step."""
+    """The writer of one group's checkpoints, into a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
         self._saved_at, self._save_seconds = time.perf_counter(), 0.0
 
     def due(self) -> bool:
         """Whether a save now would take less than a tenth of the time since the last one."""
         return time.perf_counter() - self._saved_at > 10 * self._save_seconds
 
-    def save(self, step: int, progress: Progress, metadata: dict[str, Any]) -> None:
-        """Returns when the checkpoint is complete; a kill before that leaves the previous one."""
+    def save(self, step: int, arrays: Arrays, metadata: dict[str, Any]) -> None:
+        """Returns when the checkpoint is complete; a kill before that leaves those that were there.
+
+        Args:
+            step: optimiser steps done.
+            arrays: of the progress (`named`).
+            metadata: what is kept with it, as JSON.
+
+        Raises:
+            OSError: it cannot be written.
+        """
         began = time.perf_counter()
-        items = ocp.args.Composite(progress=ocp.args.StandardSave(progress), metadata=ocp.args.JsonSave(metadata))
-        self._manager.save(step, args=items)
+        about = {"step": f"{step}", "metadata": json.dumps(metadata)}
+        tensors.write(self.folder / f"step_{step}.safetensors", arrays, about)
+        for file in _files(self.folder)[KEPT:]:
+            file.unlink(missing_ok=True)
         self._saved_at = time.perf_counter()
         self._save_seconds = self._saved_at - began
 
 
+def named(progress: Any) -> Arrays:
+    """The arrays of a tree in memory, by their paths."""
+    return {jax.tree_util.keystr(path): np.asarray(a) for path, a in jax.tree_util.tree_leaves_with_path(progress)}
+
+
 def latest(folder: Path) -> Checkpoint | None:
-    """The latest whole checkpoint of a group; None if there is none.
+    """The latest whole checkpoint of a group; None if there is none. Damaged ones are named.
 
     Raises:
-        RunError: its metadata cannot be read.
+        RunError: all are damaged.
     """
-    steps = [int(path.name) for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
-    if not steps:
-        return None
-    path = folder / f"{max(steps)}"
-    try:
-        metadata = json.loads((path / "metadata" / "metadata").read_text(encoding="utf-8"))
-        return Checkpoint(folder, max(steps), {"seeds": metadata["seeds"]} | metadata)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(path, error) from error
+    damaged = []
+    for file in _files(folder):
+        try:
+            checkpoint = _read(file)
+        except (FileNotFoundError, RunError) as error:
+            damaged.append(f"{error}")
+            continue
+        for what in damaged:
+            print_error(f"warning: {what}; the checkpoint before it, of step {checkpoint.step}, is used")
+        return checkpoint
+    if damaged:
+        raise RunError(f"{damaged[0]}; there is no whole one in {folder}: delete it to start these seeds afresh")
+    return None
 
 
-def restore(checkpoint: Checkpoint, program: Program, seeds: Sequence[int]) -> Progress:
-    """The progress of these seeds, of those in the checkpoint, on the program's devices.
+def select(checkpoint: Checkpoint, template: Any, seeds: list[int]) -> Any:
+    """The progress of these seeds, of those in the checkpoint, as a tree like `template` of arrays in memory.
 
     Raises:
-        RunError: the checkpoint is damaged.
+        RunError: it is not one of such a tree.
     """
-    path, count = checkpoint.folder / f"{checkpoint.step}", len(checkpoint.seeds)
-    place = jax.sharding.SingleDeviceSharding(program.mesh.devices.flat[0])
-    template = jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct((count, *a.shape[1:]), a.dtype, sharding=place), program.template
-    )
-    _hide_leftovers()
+    rows = np.array([checkpoint.seeds.index(seed) for seed in seeds])
+
+    def restored(path: Any, like: Any) -> np.ndarray:
+        name, shape = jax.tree_util.keystr(path), (len(checkpoint.seeds), *like.shape[1:])
+        array = checkpoint.arrays.get(name)
+        if array is None or (array.shape, array.dtype) != (shape, like.dtype):
+            found = "is missing" if array is None else f"is {array.dtype}{list(array.shape)}"
+            raise RunError(f"{checkpoint.file} is of another network: {name} {found}; choose another --workdir")
+        return array[rows]
+
+    return jax.tree_util.tree_map_with_path(restored, template)
+
+
+def _files(folder: Path) -> list[Path]:
+    """A group's checkpoints, the latest first."""
+    steps = {file: file.stem.removeprefix("step_") for file in folder.glob("step_*.safetensors")}
+    return sorted((file for file, step in steps.items() if step.isdecimal()), key=lambda file: -int(steps[file]))
+
+
+def _read(file: Path) -> Checkpoint:
+    arrays, about = tensors.read(file)
     try:
-        restored = ocp.StandardCheckpointer().restore((path / "progress").absolute(), template)
-        rows = np.array([checkpoint.seeds.index(seed) for seed in seeds])
-        return jax.device_put(jax.tree.map(lambda a: np.asarray(a)[rows], restored), program.sharding)
-    except Exception as error:  # Orbax names no common type for damage
-        raise _damaged(path, error) from error
-
-
-@cache
-def _hide_leftovers() -> None:
-    """Keeps the errors of Orbax's other readers from being printed when one has failed; that one is told anyway."""
-
-    def filtered(hook: Callable[..., None], error_of: Callable[..., Any]) -> Callable[..., None]:
-        def called(*arguments: Any) -> None:
-            if not any(text in f"{error_of(*arguments)}" for text in LEFTOVERS):
-                hook(*arguments)
-
-        return called
-
-    sys.excepthook = filtered(sys.excepthook, lambda kind, error, trace: error)
-    sys.unraisablehook = filtered(sys.unraisablehook, lambda unraisable: unraisable.exc_value)
-
-
-def _damaged(path: Path, error: Exception) -> RunError:
-    why = (str(error).splitlines() or [type(error).__name__])[0]
-    return RunError(f"{path} cannot be read ({why:.200}); delete it to start these seeds afresh")
+        metadata = parse_json(about["metadata"])
+        metadata["rows"] = [as_row(row) for row in metadata["rows"]]
+        step, seeds = int(about["step"]), [int(seed) for seed in metadata["seeds"]]
+        if any(array.shape[:1] != (len(seeds),) for array in arrays.values()):
+            raise ValueError("its arrays are not of its seeds")
+        if not isinstance(metadata["identity"], dict) or not isinstance(metadata["epoch_seconds"], int | float):
+            raise ValueError("it does not say of which run")
+        return Checkpoint(file, step, metadata | {"seeds": seeds}, arrays)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{file} is damaged ({error})") from error

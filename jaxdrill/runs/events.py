@@ -1,11 +1,14 @@
 """TensorBoard event files: one sub-run a seed, one point an epoch, at the optimiser step that ended it."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from time import time
 from typing import Any
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # type: ignore[attr-defined]
+from tensorboardX.summary import scalar
 
 TAGS = {  # tag: column of `metrics.jsonl`
     f"{split}/{key}": f"{split}_{key}" for split in ("train", "test", "validation") for key in ("loss", "accuracy")
@@ -13,19 +16,22 @@ TAGS = {  # tag: column of `metrics.jsonl`
 
 
 class Events:
-    """The writers of seeds that are trained together."""
+    """The writers of seeds that are trained together. Not `SummaryWriter`: its thread would die of a full disk, and the
+    training would wait for it forever."""
 
-    def __init__(self, writers: dict[int, SummaryWriter]) -> None:
+    def __init__(self, writers: dict[int, EventsWriter]) -> None:
         self._writers = writers
 
     def write(self, rows: Sequence[dict[str, Any]], images_per_second: float) -> None:
-        """Adds an epoch: rows of `metrics.jsonl`, one a seed, and the training images a second of all seeds at once."""
+        """Adds an epoch: rows of `metrics.jsonl`, one a seed, and the training images a second of all seeds at once.
+
+        Raises:
+            OSError: it cannot be written.
+        """
         for row in rows:
-            writer = self._writers[row["seed"]]
-            for tag, key in TAGS.items():
-                if key in row:
-                    writer.add_scalar(tag, row[key], row["step"])
-            writer.add_scalar("time/images_per_second", images_per_second, row["step"])
+            writer, values = self._writers[row["seed"]], {tag: row[key] for tag, key in TAGS.items() if key in row}
+            for tag, value in (values | {"time/images_per_second": images_per_second}).items():
+                writer.write_event(Event(wall_time=time(), step=row["step"], summary=scalar(tag, value)))
             writer.flush()
 
 
@@ -33,8 +39,11 @@ class Events:
 def opened(folder: Path, seeds: Sequence[int], step: int) -> Iterator[Events]:
     """Writers into `folder/seed_1` and so on. What an earlier session wrote of later steps is no longer shown."""
     with ExitStack() as stack:
-        writers = {
-            seed: stack.enter_context(SummaryWriter(str(folder / f"seed_{seed}"), purge_step=step + 1))
-            for seed in seeds
-        }
+        writers = {}
+        for seed in seeds:
+            (own := folder / f"seed_{seed}").mkdir(parents=True, exist_ok=True)
+            writers[seed] = writer = EventsWriter(f"{own / 'events'}", f".{step}")  # else one a second
+            stack.enter_context(closing(writer))
+            begun = SessionLog(status=SessionLog.START)
+            writer.write_event(Event(wall_time=time(), step=step + 1, session_log=begun))
         yield Events(writers)

@@ -5,23 +5,39 @@
 """
 
 import json
-import zipfile
-from collections.abc import Mapping
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict
 from scipy.special import softmax
 
-from jaxdrill.files import replacing, write_text
+from jaxdrill.files import parse_json, read_bytes, write_text
+from jaxdrill.tensors import read_npz, write_npz
 
 FORMAT = 3  # it grows when a reader of the older one would go wrong
 TRAINED = ("epoch", "step", "learning_rate", "train_loss", "train_accuracy", "seconds")
 EVALUATED = ("loss", "accuracy", "examples")  # in the file `test_loss` or `validation_loss` and so on
-METADATA = (
-    "command", "parameters", "dataset", "dataset_sha256", "split", "versions", "devices", "processor", "git_commit",
-    "earlier_sessions", "seconds",
-)  # fmt: skip
+
+
+class Metadata(BaseModel):
+    """What every reader may count on in `run.json`, which says more."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    command: list[str]
+    parameters: int
+    dataset: str
+    dataset_sha256: str
+    split: Literal["test", "validation"]
+    versions: dict[str, str]
+    devices: list[str]
+    processor: str
+    git_commit: str | None
+    earlier_sessions: list[dict[str, Any]]
+    seconds: dict[str, float]
+
 
 Rows = list[dict[str, Any]]
 
@@ -46,32 +62,25 @@ def read_rows(folder: Path) -> tuple[Rows, int | None]:
     """The whole lines of `metrics.jsonl`, and the number of the first that is damaged, counted from 1."""
     file = folder / "metrics.jsonl"
     rows, damaged = [], None
-    for number, line in enumerate(file.read_bytes().splitlines() if file.exists() else [], start=1):
+    for number, line in enumerate(read_bytes(file).splitlines() if file.exists() else [], start=1):
         try:
-            row = json.loads(line)
-            rows.append({"seed": row["seed"], "epoch": row["epoch"]} | row)
-        except (ValueError, KeyError, TypeError):
+            rows.append(as_row(parse_json(line)))
+        except ValueError:
             damaged = damaged or number
     return rows, damaged
 
 
-def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Replaces a compressed npz file."""
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
-
-
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an npz file.
+def as_row(value: Any) -> dict[str, Any]:
+    """A row of `metrics.jsonl`, if a value is one: finite numbers by name, those of its seed and epoch whole.
 
     Raises:
-        ValueError: it cannot be read.
+        ValueError: it is none.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path.name} cannot be read") from error
+    if not isinstance(value, dict) or not all(isinstance(value.get(key), int) for key in ("seed", "epoch")):
+        raise ValueError("a row of metrics.jsonl has no seed or epoch")
+    if not all(isinstance(number, int | float) and math.isfinite(number) for number in value.values()):
+        raise ValueError("a row of metrics.jsonl holds something else than numbers")
+    return {"seed": value["seed"], "epoch": value["epoch"]} | value
 
 
 def write_predictions(folder: Path, seed: int, epoch: int, labels: np.ndarray, logits: np.ndarray) -> None:
@@ -82,7 +91,7 @@ def write_predictions(folder: Path, seed: int, epoch: int, labels: np.ndarray, l
         "predicted": logits.argmax(axis=-1).astype(np.uint8),
         "probabilities": np.round(softmax(logits, axis=-1), 4).astype(np.float16),  # rounded they pack to a third
     }
-    write_arrays(predictions_file(folder, seed), arrays)
+    write_npz(predictions_file(folder, seed), arrays)
 
 
 def write_images(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
@@ -90,6 +99,6 @@ def write_images(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
     wrong. index int64[K], images uint8[K, 28, 28]."""
     shown = {int(np.argmax(labels == label)) for label in np.unique(labels)}
     for file in folder.glob("predictions/seed_*.npz"):
-        shown |= set(np.flatnonzero(read_arrays(file)["predicted"] != labels).tolist())
+        shown |= set(np.flatnonzero(read_npz(file)["predicted"] != labels).tolist())
     index = np.array(sorted(shown))
-    write_arrays(folder / "images.npz", {"index": index, "images": images[index, :, :, 0]})
+    write_npz(folder / "images.npz", {"index": index, "images": images[index, :, :, 0]})

@@ -2,15 +2,16 @@
 
 import statistics
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from tqdm import tqdm
 
 from jaxdrill.data import Dataset
+from jaxdrill.errors import RunError, say
 from jaxdrill.nn.network import named_weights
 from jaxdrill.recipe import Config
 from jaxdrill.runs import checkpoints, events, folder
@@ -18,9 +19,12 @@ from jaxdrill.runs.checkpoints import Checkpoint, Checkpoints
 from jaxdrill.runs.folder import Rows
 from jaxdrill.runs.stopping import StopRequest
 from jaxdrill.runs.weights import Weights, write_weights
-from jaxdrill.training.fit import EpochResult, fit
+from jaxdrill.training import processes
+from jaxdrill.training.fit import EpochResult, NotFinite, fit
 from jaxdrill.training.program import Program
 from jaxdrill.training.step import Progress, evaluated_weights
+
+STEPS_APART = 16  # steps between the questions of several processes whether one is to stop
 
 
 @dataclass
@@ -51,25 +55,38 @@ class Group:
             self.source.metadata["epoch_seconds"] if self.source else 0.0
         )  # of the epoch that was cut
         self.saver = Checkpoints(run.workdir / "checkpoints" / label)
+        mesh = program.mesh
+        kind = mesh.devices.flat[0].device_kind
+        self.layout = f"{mesh.shape['seeds']} x {mesh.shape['batch']} {kind}"  # seeds, and shards of a batch
 
     def train(self) -> None:
         """Trains to the last epoch; after each, the rows are written first, then the checkpoint, and after the last one
-        the predictions and weights.
+        the predictions and weights. Process 0 alone writes.
 
         Raises:
-            RunError: a loss is not finite, or the checkpoint is damaged.
+            RunError: a loss is not finite, or the checkpoint is of another network.
             Stopped: a signal came; the progress is saved.
         """
+        try:
+            self._train()
+        except NotFinite as error:
+            kept = f"{self.saver.folder} keeps the state before" if self.saver.folder.is_dir() else "nothing was saved"
+            how = "begin again with a smaller --optimizer.learning-rate and --restart, which sets this folder aside"
+            raise RunError(f"{error}; {kept}; {how}") from error
+
+    def _train(self) -> None:
         run, steps, total = self.run, self.program.steps_per_epoch, self.run.config.epochs
-        progress = checkpoints.restore(self.source, self.program, self.seeds) if self.source else None
+        progress = self._restored(self.source) if self.source else None
         done, result = self.step // steps, None
         run.rows[:] = [row for row in run.rows if row["seed"] not in self.seeds or row["epoch"] < done]
         if 0 < self.step < total * steps:
-            print(f"{self.name}: continuing in epoch {done + 1} of {total}, at step {self.step}")
+            say(f"{self.name}: continuing in epoch {done + 1} of {total}, at step {self.step}")
         hidden = None if "ipykernel" not in sys.modules else False  # None: unless it is a terminal, or a notebook
         self.bar = tqdm(total=total * steps, initial=self.step, disable=hidden, leave=False, unit="step")
         self.bar.set_description(f"{self.name} epoch {done + 1} of {total}", refresh=False)
-        with self.bar, events.opened(run.workdir / "tensorboard", self.seeds, self.step) as scalars:
+        first = processes.is_first()
+        opened = events.opened(run.workdir / "tensorboard", self.seeds, self.step) if first else nullcontext()
+        with self.bar, opened as scalars:
             for result in fit(self.program, self.seeds, progress, self._watch):
                 self._end_epoch(result, scalars)
         if result:
@@ -77,42 +94,68 @@ class Group:
         elif progress:  # all epochs were there, and only what is written of the last one is missing
             _write_last(run, self.seeds, progress, self.program.evaluate(progress.state)[1], done - 1)
 
+    def _restored(self, source: Checkpoint) -> Progress:
+        """The progress of the group's seeds in a checkpoint, which process 0 has read."""
+        if (before := source.metadata.get("layout", self.layout)) != self.layout:
+            say(f"{self.name}: from {before} device(s) to {self.layout}: the same numbers to rounding, not bit for bit")
+        like = self.program.template
+        own = checkpoints.select(source, like, self.seeds) if processes.is_first() else None
+        return processes.put(processes.share_arrays(own, like), self.program.sharding)
+
     def _watch(self, progress: Progress, step: int, losses: np.ndarray, seconds: float) -> None:
         """After each launch: the progress bar, and a stop if one was asked for."""
         bar, steps = self.bar, self.program.steps_per_epoch
         if not bar.disable:
-            correct, count = np.asarray(progress.totals.correct).sum(), np.asarray(progress.totals.count).sum()
             epoch = f"epoch {(step - 1) // steps + 1} of {self.run.config.epochs}"
             bar.set_description(f"{self.name} {epoch}", refresh=False)
-            bar.set_postfix(loss=f"{losses.mean():.4f}", accuracy=f"{100 * correct / count:.2f} %", refresh=False)
+            shown = {"loss": f"{losses.mean():.4f}"}
+            if processes.count() == 1:  # of several, each has its own seeds' sums
+                correct, count = np.asarray(progress.totals.correct).sum(), np.asarray(progress.totals.count).sum()
+                shown["accuracy"] = f"{100 * correct / count:.2f} %"
+            bar.set_postfix(shown, refresh=False)
         bar.update(step - bar.n)
-        if self.run.stop and step % steps:  # at the end of an epoch its rows come first
+        if step % steps == 0 or (processes.count() > 1 and step % STEPS_APART):
+            return  # at the end of an epoch its rows come first
+        if self.run.stop:
             self._save(progress, step, self.earlier_seconds + seconds)
             self.run.metadata["seconds"]["train"] += seconds
             self._check_stop(step)
 
-    def _end_epoch(self, result: EpochResult, scalars: events.Events) -> None:
+    def _end_epoch(self, result: EpochResult, scalars: events.Events | None) -> None:
         """Keeps and prints what an epoch gave."""
         run, rows = self.run, _rows(self.seeds, result, self.run.dataset.split, self.earlier_seconds)
+        for row in rows:
+            if not all(np.isfinite(value) for value in row.values()):
+                raise NotFinite(f"the {run.dataset.split} loss of seed {row['seed']} is not finite after epoch "
+                                f"{result.epoch + 1}, learning rate {result.learning_rate:g}")  # fmt: skip
         run.rows[:] = sorted([*run.rows, *rows], key=lambda row: (row["seed"], row["epoch"]))
-        folder.write_rows(run.workdir, run.rows)
+        if scalars:
+            folder.write_rows(run.workdir, run.rows)
         run.metadata["seconds"]["train"] += result.train_seconds
         run.metadata["seconds"]["evaluation"] += result.test_seconds
         last = result.epoch + 1 == run.config.epochs
-        if run.stop or last or self.saver.due():
+        due = processes.share(self.saver.due)
+        if run.stop or last or due:
             self._save(result.progress, result.step, 0.0)
         images = len(self.seeds) * len(run.dataset.train_labels)
-        scalars.write(rows, images / (self.earlier_seconds + result.train_seconds))
+        if scalars:
+            scalars.write(rows, images / (self.earlier_seconds + result.train_seconds))
         self.earlier_seconds = 0.0
         with self.bar.external_write_mode():
-            print(_line(self.name, rows, run.config.epochs, run.dataset.split), flush=True)
+            say(_line(self.name, rows, run.config.epochs, run.dataset.split))
         if not last:
             self._check_stop(result.step)
 
     def _save(self, progress: Progress, step: int, epoch_seconds: float) -> None:
         rows = [row for row in self.run.rows if row["seed"] in self.seeds]
-        metadata = {"seeds": self.seeds, "identity": self.run.identity, "rows": rows, "epoch_seconds": epoch_seconds}
-        self.saver.save(step, progress, metadata)
+        metadata = {"seeds": self.seeds, "identity": self.run.identity, "rows": rows, "epoch_seconds": epoch_seconds,
+                    "layout": self.layout}  # fmt: skip
+        arrays = checkpoints.named(processes.fetch(progress))
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise NotFinite(f"{name} is not finite after step {step} of {self.name}")
+        if processes.is_first():
+            self.saver.save(step, arrays, metadata)
 
     def _check_stop(self, step: int) -> None:
         where = f"the state is saved in {self.run.workdir}, and the same command continues from there"
@@ -121,7 +164,9 @@ class Group:
 
 def _write_last(run: Session, seeds: list[int], progress: Progress, logits: np.ndarray, epoch: int) -> None:
     """The predictions and weights of each seed after the epoch that the progress ends."""
-    weights = jax.device_get(named_weights(*evaluated_weights(progress.state)))
+    weights = processes.fetch(named_weights(*evaluated_weights(progress.state)))
+    if not processes.is_first():
+        return
     about = {key: run.metadata[key] for key in ("dataset", "dataset_sha256", "versions", "git_commit")}
     for n, seed in enumerate(seeds):
         own = {name: array[n] for name, array in weights.items()}
@@ -133,7 +178,7 @@ def _write_last(run: Session, seeds: list[int], progress: Progress, logits: np.n
 
 def _rows(seeds: list[int], result: EpochResult, split: str, earlier_seconds: float) -> Rows:
     """Lines of `metrics.jsonl`, one a seed: accuracies in 0..1, losses in nats, a seed's part of the seconds."""
-    train, test = jax.device_get((result.train, result.test))
+    train, test = processes.fetch((result.train, result.test))
     seconds = earlier_seconds + result.train_seconds + result.test_seconds
     return [
         {

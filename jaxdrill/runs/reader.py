@@ -1,6 +1,6 @@
 """Reading run folders: a finished run as arrays, and what is said of a folder that holds none."""
 
-import json
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from jaxdrill.config import drill_order, from_table
 from jaxdrill.errors import RunError, UsageError
+from jaxdrill.files import read_json
 from jaxdrill.recipe import Config
-from jaxdrill.runs.folder import EVALUATED, FORMAT, METADATA, TRAINED, predictions_file, read_arrays, read_rows
+from jaxdrill.runs.folder import EVALUATED, FORMAT, TRAINED, Metadata, predictions_file, read_rows
+from jaxdrill.tensors import read_npz
+
+ASIDE = re.compile(r"\.old_\d+$")  # ends the name of a run folder that `--restart` has set aside
 
 
 @dataclass(frozen=True)
@@ -65,25 +70,28 @@ def read(folder: Path) -> Run:
     if missing:
         raise RunError(f"{folder} is half written: it holds no {missing[0]}; repeat the command that trained it")
     try:
-        metadata = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        metadata = read_json(folder / "run.json")
         if metadata.get("format") != FORMAT:
             raise RunError(
                 f"{folder} was written by another version of jaxdrill (its format is {metadata.get('format', 1)}, this "
                 f"one reads {FORMAT}); train it again into another folder, or read it with that version"
             )
-        if lacking := sorted(set(METADATA) - metadata.keys()):
-            raise ValueError(f"{lacking[0]} is missing in run.json")
-        table = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        Metadata.model_validate(metadata)
+        table = read_json(folder / "config.json")
         config = from_table(table.pop("name"), table, f"{folder / 'config.json'}: ")
-        images = read_arrays(folder / "images.npz") if (folder / "images.npz").exists() else {"index": [], "images": []}
-        shown = dict(zip(np.asarray(images["index"]).tolist(), images["images"], strict=True))
+        shown = _read_images(folder / "images.npz")
         again = f"finish it with: {shlex.join(metadata['command'])}"
         curves, left_out = _curves(folder, config, f"{metadata['split']}_", again)
+    except ValidationError as error:
+        what = f"{'.'.join(map(str, error.errors()[0]['loc']))} in run.json: {error.errors()[0]['msg']}"
+        raise RunError(f"{folder} is damaged ({what}); train it again into another folder") from error
     except (ValueError, KeyError, AttributeError, TypeError, OSError, UsageError) as error:
         raise RunError(f"{folder} is damaged ({error}); train it again into another folder") from error
     if config.data != metadata["dataset"]:
         raise RunError(f"{folder} mixes datasets: config.json says {config.data}, run.json {metadata['dataset']}")
     predictions = [_read_predictions(folder, seed, curve, again) for seed, curve in curves.items()]
+    if any(not np.array_equal(each["labels"], predictions[0]["labels"]) for each in predictions):
+        raise RunError(f"{folder} mixes datasets: the labels of its predictions differ from seed to seed")
     metrics = {key: np.array([c[key] for c in curves.values()], np.float64) for key in (*TRAINED, *EVALUATED)}
     stacked = {key: np.stack([each[key] for each in predictions]) for key in ("predicted", "probabilities")}
     return Run(folder, config, metadata, list(curves), metrics, predictions[0]["labels"], **stacked, images=shown,
@@ -102,9 +110,11 @@ def _curves(folder: Path, config: Config, prefix: str, again: str) -> tuple[dict
     if lacking := [name for name in names.values() if any(name not in row for row in rows)]:
         raise ValueError(f"{lacking[0]} is missing in metrics.jsonl")
     named, curves, left_out = range(config.seed, config.seed + config.seeds), {}, []
+    if len(rows) < config.seeds:
+        raise RunError(f"{folder} is half written: it has {len(rows)} epochs of {config.seeds} seeds; {again}")
     for seed in sorted({row["seed"] for row in rows} | set(named)):
         own = [row for row in rows if row["seed"] == seed]
-        if [row["epoch"] for row in own] == list(range(config.epochs)):
+        if len(own) == config.epochs and all(row["epoch"] == epoch for epoch, row in enumerate(own)):
             curves[seed] = {key: [row[name] for row in own] for key, name in names.items()}
         elif seed in named:
             raise RunError(f"{folder} is half written: seed {seed} has {len(own)} of {config.epochs} epochs; {again}")
@@ -121,10 +131,18 @@ def _read_predictions(folder: Path, seed: int, curve: Curve, again: str) -> dict
     if not file.exists():
         raise RunError(f"{folder} is half written: predictions/{file.name} is missing; {again}")
     try:
-        kept = read_arrays(file)
+        kept = read_npz(file)
         same = int(kept["epoch"]) == curve["epoch"][-1]
-        same &= bool(abs(np.mean(kept["predicted"] == kept["labels"]) - curve["accuracy"][-1]) < 1e-9)
-    except (ValueError, KeyError) as error:
+        labels, predicted, probabilities = (kept[key] for key in ("labels", "predicted", "probabilities"))
+        count = len(labels)
+        if not (labels.dtype == predicted.dtype == np.uint8 and labels.shape == predicted.shape == (count,)):
+            raise ValueError(f"{file.name} holds no labels and predictions")
+        if probabilities.dtype != np.float16 or probabilities.shape != (count, 10) or not count:
+            raise ValueError(f"{file.name} holds no probabilities of ten classes")
+        if max(labels.max(), predicted.max()) > 9 or not np.isfinite(probabilities).all():
+            raise ValueError(f"{file.name} holds something else than digits and their probabilities")
+        same &= bool(abs(np.mean(predicted == labels) - curve["accuracy"][-1]) < 1e-9)
+    except (ValueError, KeyError, TypeError, OSError) as error:
         raise RunError(f"{folder} is damaged ({error}); delete predictions/{file.name} and {again}") from error
     if not same:
         what = f"predictions/{file.name} is not of the last epoch in metrics.jsonl"
@@ -132,11 +150,22 @@ def _read_predictions(folder: Path, seed: int, curve: Curve, again: str) -> dict
     return kept
 
 
+def _read_images(file: Path) -> dict[int, np.ndarray]:
+    """The images of `images.npz` by their index, if it is there."""
+    if not file.exists():
+        return {}
+    kept = read_npz(file)
+    index, images = kept["index"], kept["images"]
+    if index.ndim != 1 or index.dtype.kind not in "iu" or (images.dtype, images.shape[1:]) != (np.uint8, (28, 28)):
+        raise ValueError(f"{file.name} holds no images")
+    return dict(zip(index.tolist(), images, strict=True))
+
+
 def find(paths: Sequence[Path]) -> list[Path]:
-    """Run folders: a folder of run folders stands for those in it, by name."""
+    """Run folders: a folder of run folders stands for those in it, by name, without what `--restart` set aside."""
     folders: list[Path] = []
     for path in paths:
-        inside = sorted(file.parent for file in path.glob("*/config.json"))
+        inside = sorted(file.parent for file in path.glob("*/config.json") if not ASIDE.search(file.parent.name))
         folders += inside if inside and not (path / "config.json").exists() else [path]
     return folders
 

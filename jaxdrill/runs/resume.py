@@ -1,6 +1,5 @@
 """Continuing a run: what its folder holds, whether it is the same run, and the lock that keeps others out."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,36 +7,55 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from jaxdrill import tensors
 from jaxdrill.config import from_table
 from jaxdrill.errors import RunError, UsageError, print_error
+from jaxdrill.files import read_json, remove_leftovers
 from jaxdrill.recipe import Config
 from jaxdrill.runs import checkpoints, folder, provenance
 from jaxdrill.runs.checkpoints import Checkpoint
 from jaxdrill.runs.folder import Rows
+from jaxdrill.training import processes
 
 
 def open_run(
     config: Config, workdir: Path, identity: dict[str, Any], steps_per_epoch: int
 ) -> tuple[Rows, dict[str, Any], dict[int, Checkpoint]]:
     """What the folder holds of the run: its rows, its `run.json`, and the checkpoint of each seed. Nothing is changed,
-    but for a damaged `metrics.jsonl`, which is mended from the checkpoints."""
+    but for a damaged `metrics.jsonl`, which is mended from the checkpoints. Process 0 reads for all, and alone has the
+    checkpoints' arrays."""
+    read: dict[int, Checkpoint] = {}
+
+    def found() -> Any:
+        rows, previous, latest = _read_run(config, workdir, identity, steps_per_epoch)
+        read.update(latest)
+        return rows, previous, [(seed, f"{each.file}", each.step, each.metadata) for seed, each in latest.items()]
+
+    rows, previous, latest = processes.share(found)
+    return rows, previous, read or {s: Checkpoint(Path(file), step, about, {}) for s, file, step, about in latest}
+
+
+def _read_run(
+    config: Config, workdir: Path, identity: dict[str, Any], steps_per_epoch: int
+) -> tuple[Rows, dict[str, Any], dict[int, Checkpoint]]:
+    """As `open_run`, in process 0."""
     config_file, run_file = workdir / "config.json", workdir / "run.json"
     try:
-        previous = json.loads(run_file.read_text(encoding="utf-8")) if run_file.exists() else {}
+        previous = read_json(run_file) if run_file.exists() else {}
         if previous and previous.get("format") != folder.FORMAT:
             raise UsageError(
                 f"{workdir} holds a run of another version of jaxdrill (its format is {previous.get('format', 1)}, now "
                 f"it is {folder.FORMAT}); choose another --workdir, or continue it with that version"
             )
         if config_file.exists():
-            table = json.loads(config_file.read_text(encoding="utf-8"))
+            table = read_json(config_file)
             old = from_table(table.pop("name"), table, f"{config_file}: ")
             sha256 = previous.get("dataset_sha256", identity["dataset_sha256"])
             init_sha256 = previous.get("init_sha256", "") if previous else identity.get("init_sha256", "")
             before = provenance.identity(old, sha256, init_sha256)
             provenance.assert_same_identity(workdir, before, identity)
         rows, damaged = folder.read_rows(workdir)
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise RunError(f"the run in {workdir} is damaged ({error}); choose another --workdir") from error
     latest: dict[int, Checkpoint] = {}
     for path in sorted(workdir.glob("checkpoints/seed*")):
@@ -70,27 +88,54 @@ def is_finished(workdir: Path, rows: Rows, seed: int, epochs: int) -> bool:
     """Whether a seed has all its epochs, and the predictions and weights after the last one."""
     trained = [row["epoch"] for row in rows if row["seed"] == seed]
     try:
-        predicted = int(folder.read_arrays(folder.predictions_file(workdir, seed))["epoch"])
-    except (ValueError, KeyError):
+        predicted = int(tensors.read_npz(folder.predictions_file(workdir, seed))["epoch"])
+    except (OSError, ValueError, KeyError, TypeError):
         return False
-    complete = trained == list(range(epochs)) and predicted == epochs - 1
+    complete = len(trained) == epochs and trained == list(range(epochs)) and predicted == epochs - 1
     return complete and folder.weights_file(workdir, seed).exists()
 
 
 @contextmanager
 def locked(workdir: Path) -> Iterator[None]:
-    """Keeps other processes out of the run folder, which is made if need be. The system frees it after a kill."""
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(workdir / ".lock", timeout=0)
-        lock.acquire()
-    except Timeout as error:
-        raise RunError(
-            f"another process is training into {workdir}; wait for it, or choose another --workdir"
-        ) from error
-    except OSError as error:
-        raise RunError(f"the workdir {workdir} cannot be used: {error.strerror}; choose another --workdir") from error
+    """Keeps other commands out of the run folder, which is made if need be. The system frees it after a kill."""
+    lock = FileLock(workdir / ".lock", timeout=0)
+
+    def acquire() -> None:
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+            remove_leftovers(workdir)
+        except Timeout as error:
+            what = f"another process is training into {workdir}; wait for it, or choose another --workdir"
+            raise RunError(what) from error
+        except OSError as error:
+            what = f"the workdir {workdir} cannot be used: {error.strerror}; choose another --workdir"
+            raise RunError(what) from error
+
+    processes.share(acquire)
     try:
         yield
     finally:
         lock.release()
+
+
+def set_aside(workdir: Path) -> None:
+    """Gives the folder of a run another name, `NAME.old_1` or the next that is free, so that it can begin afresh.
+
+    Raises:
+        UsageError: it is not the folder of a run.
+        RunError: another process is training into it, or it cannot be renamed.
+    """
+    if not workdir.exists():
+        return
+    if not any((workdir / name).exists() for name in ("config.json", "checkpoints", ".lock")):
+        raise UsageError(f"--restart sets run folders aside, and {workdir} is none; choose another --workdir")
+    with locked(workdir):
+        number, whole = 1, workdir.absolute()
+        while (aside := whole.with_name(f"{whole.name}.old_{number}")).exists():
+            number += 1
+        try:
+            workdir.rename(aside)
+        except OSError as error:
+            raise RunError(f"{workdir} cannot be renamed to {aside.name} ({error.strerror})") from error
+    print_error(f"{workdir} is now {aside}")

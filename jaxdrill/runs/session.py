@@ -2,22 +2,25 @@
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import jax
 
-from jaxdrill import data, splits
-from jaxdrill.errors import UsageError
+from jaxdrill import data, splits, tensors
+from jaxdrill.errors import RunError, UsageError, say
 from jaxdrill.files import write_text
 from jaxdrill.nn.architecture import trace
 from jaxdrill.recipe import Config
 from jaxdrill.runs import folder, provenance
 from jaxdrill.runs.group import Group, Session
-from jaxdrill.runs.resume import is_finished, locked, open_run
+from jaxdrill.runs.resume import is_finished, locked, open_run, set_aside
 from jaxdrill.runs.stopping import StopRequest
-from jaxdrill.runs.weights import digest, initial_weights
-from jaxdrill.training import backend, devices
+from jaxdrill.runs.weights import initial_weights
+from jaxdrill.training import backend, devices, processes
 from jaxdrill.training.program import Program
 
 
@@ -29,15 +32,17 @@ def train(
     offline: bool = False,
     command: list[str] | None = None,
     parent: Path = Path("runs"),
+    restart: bool = False,
 ) -> Path:
     """Trains every seed of the recipe to its last epoch, continuing what the folder holds. Returns the folder.
 
     Without a `workdir` that is in `parent`, named after the recipe, and after the dataset where it is not MNIST. `stop`
-    is asked between all parts of the work. `command` is kept in `run.json`, and advised to be repeated.
+    is asked between all parts of the work. `command` is kept in `run.json`, and advised to be repeated. To `restart` is
+    to set what the folder holds aside first.
 
     Raises:
         UsageError: the recipe does not fit the data, or the folder holds a run of another recipe.
-        RunError: the data or the folder cannot be had, the memory is too small, or a loss is not finite.
+        RunError: the data or the folder cannot be had, the memory or the disk is too small, or a loss is not finite.
         Stopped: a signal came; the progress is saved.
     """
     network = trace(config.network)[-1]
@@ -55,33 +60,65 @@ def train(
     workdir = workdir or parent / (config.name + (f"_{dataset.name}" if dataset.name != "mnist" else ""))
     stop.check("stopped before anything was trained")
     initial = initial_weights(Path(config.init_from), config.network) if config.init_from else None
-    with locked(workdir):
-        identity = provenance.identity(config, sha256, digest(initial) if initial else "")
+    identity = provenance.identity(config, sha256, tensors.digest(initial, {}) if initial else "")
+    _assert_common({"epochs": config.epochs, "seed": config.seed, "seeds": config.seeds} | identity)
+    if restart:
+        processes.share(lambda: set_aside(workdir))
+    with locked(workdir), _explained_write_errors():
         rows, previous, latest = open_run(config, workdir, identity, -(-count // config.batch_size))
         metadata = provenance.describe_run(config, dataset, identity, network.parameters, command or [], previous)
         metadata["seconds"]["data"] += time.perf_counter() - began
         images = f"{count:,} training and {len(dataset.test_labels):,} {dataset.split} images"
         where = f"{len(jax.devices())} {jax.default_backend()} device(s)"
-        print(f"{config.name} on {dataset.name}: {network.parameters:,} parameters, {images}, {where}")
+        say(f"{config.name} on {dataset.name}: {network.parameters:,} parameters, {images}, {where}")
         run = Session(config, dataset, workdir, identity, rows, latest, metadata, stop, initial)
         _train_seeds(run, range(config.seed, config.seed + config.seeds))
         stop.check(f"stopped; {config.name} is finished in {workdir}")
     return workdir
 
 
+def _assert_common(mine: dict[str, Any]) -> None:
+    """Raises:
+    UsageError: this process is not to train what process 0 trains.
+    """
+    for key, value in processes.share(lambda: mine).items():
+        if json.loads(json.dumps(mine.get(key))) != value:
+            values = "" if key == "network" else f": {mine.get(key)}, there {value}"
+            raise UsageError(f"process {jax.process_index()} has another {key} than process 0{values}")
+
+
+@contextmanager
+def _explained_write_errors() -> Iterator[None]:
+    """What cannot be written becomes one line that says how to go on."""
+    try:
+        yield
+    except OSError as error:
+        what = f"{error.filename or 'the run folder'} cannot be written ({error.strerror or error})"
+        raise RunError(
+            f"{what}; what was saved before is whole: mend that, and the same command continues from there"
+        ) from error
+
+
 def _train_seeds(run: Session, asked: range) -> None:
     """Trains what is unfinished of the seeds asked for."""
     if others := sorted({row["seed"] for row in run.rows} - set(asked)):
-        print(f"{run.workdir} also holds seed(s) {', '.join(map(str, others))}, which stay as they are")
-    groups = _plan(run, [seed for seed in asked if not is_finished(run.workdir, run.rows, seed, run.config.epochs)])
+        say(f"{run.workdir} also holds seed(s) {', '.join(map(str, others))}, which stay as they are")
+    epochs, first = run.config.epochs, processes.is_first()
+
+    def unfinished() -> list[int]:
+        return [seed for seed in asked if not is_finished(run.workdir, run.rows, seed, epochs)]
+
+    groups = _plan(run, processes.share(unfinished))
     if groups:
-        write_text(run.workdir / "config.json", run.config.model_dump_json(indent=1))
-        write_text(run.workdir / "run.json", json.dumps(run.metadata, indent=1))
+        if first:
+            write_text(run.workdir / "config.json", run.config.model_dump_json(indent=1))
+            write_text(run.workdir / "run.json", json.dumps(run.metadata, indent=1))
         try:
             _train_groups(run, groups)
         finally:
-            write_text(run.workdir / "run.json", json.dumps(run.metadata, indent=1))
-    if groups or not (run.workdir / "images.npz").exists():
+            if first:
+                write_text(run.workdir / "run.json", json.dumps(run.metadata, indent=1))
+    if first and (groups or not (run.workdir / "images.npz").exists()):
         folder.write_images(run.workdir, run.dataset.test_images, run.dataset.test_labels)
 
 
@@ -93,7 +130,7 @@ def _train_groups(run: Session, groups: list[list[int]]) -> None:
         run.stop.check(stopped)
         with devices.explained_memory_errors(config, len(seeds)):
             if len(seeds) not in programs:
-                print(f"compiling for {len(seeds)} seed(s); later starts take the programs from a cache", flush=True)
+                say(f"compiling for {len(seeds)} seed(s); later starts take the programs from a cache")
                 programs[len(seeds)] = Program(config, run.dataset, len(seeds), initial=run.initial)
                 run.metadata["seconds"]["compile"] += programs[len(seeds)].compile_seconds
             run.stop.check(stopped)
@@ -102,11 +139,11 @@ def _train_groups(run: Session, groups: list[list[int]]) -> None:
 
 def _plan(run: Session, seeds: list[int]) -> list[list[int]]:
     """The seeds in groups that are trained together: neighbours, continued from the same checkpoint or from none."""
-    per_device = devices.most_seeds_per_device(run.config, backend.at_hand()[0])
+    per_device = devices.most_seeds_per_device(run.config, jax.local_devices()[0])
     together, groups = run.config.execution.seeds_together, []
     for _, members in groupby(
         enumerate(seeds),
-        lambda item: (item[1] - item[0], run.latest[item[1]].folder if item[1] in run.latest else None),
+        lambda item: (item[1] - item[0], run.latest[item[1]].file if item[1] in run.latest else None),
     ):
         groups += devices.plan_groups([seed for _, seed in members], len(jax.devices()), per_device, together)
     return groups

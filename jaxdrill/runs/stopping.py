@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a request to stop, asked between all parts of a command."""
+"""SIGINT and SIGTERM as a request to stop, asked between all parts of a command, by all its processes."""
 
 import signal
 import sys
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from jaxdrill.errors import Stopped
+from jaxdrill.training import processes
 
 
 class StopRequest:
@@ -16,15 +17,17 @@ class StopRequest:
     signal_number: int | None = None
 
     def __bool__(self) -> bool:
+        """Whether one came to any process; all must ask."""
+        self.signal_number = processes.agree(self.signal_number or 0) or None
         return self.signal_number is not None
 
     def check(self, message: str) -> None:
-        """Ends the command if a signal came.
+        """Ends the command if a signal came to any process; all must ask.
 
         Raises:
             Stopped: with the message.
         """
-        if self.signal_number is not None:
+        if self and self.signal_number:
             raise Stopped(message, self.signal_number)
 
 

@@ -1,6 +1,5 @@
 """Trained weights as safetensors files, which need neither Orbax nor a mesh to be read, and networks from them."""
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -8,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
+from jaxdrill import tensors
 from jaxdrill.config import from_table
 from jaxdrill.errors import RunError, UsageError
-from jaxdrill.files import replacing
+from jaxdrill.files import parse_json
 from jaxdrill.nn.architecture import trace
 from jaxdrill.nn.layers import Layer
 from jaxdrill.nn.pytorch import from_pytorch, is_pytorch
@@ -28,8 +26,7 @@ def write_weights(file: Path, weights: Mapping[str, np.ndarray], config: Config,
     """Replaces the file. `weights` are float32 arrays by name, such as `conv1.kernel` (`network.named_weights`); the
     file's metadata hold the recipe and `metadata` as JSON."""
     texts = {"recipe": config.model_dump_json()} | {key: json.dumps(value) for key, value in metadata.items()}
-    with replacing(file) as temporary:
-        temporary.write_bytes(save({name: np.ascontiguousarray(a) for name, a in weights.items()}, texts))
+    tensors.write(file, weights, texts)
 
 
 def read_weights(file: Path) -> tuple[Weights, Config]:
@@ -41,7 +38,7 @@ def read_weights(file: Path) -> tuple[Weights, Config]:
     arrays, metadata = _read(file, "; a finished seed leaves it")
     again = "repeat the command that trained it"
     try:
-        table = json.loads(metadata["recipe"])
+        table = parse_json(metadata["recipe"])
         config = from_table(table.pop("name"), table, "")
         trace(config.network)
     except (UsageError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -68,23 +65,12 @@ def initial_weights(file: Path, layers: Sequence[Layer]) -> Weights:
     return {name: np.asarray(array, np.float32) for name, array in arrays.items()}
 
 
-def digest(weights: Weights) -> str:
-    """The SHA-256 sum of weights by name."""
-    total = hashlib.sha256()
-    for name in sorted(weights):
-        total.update(name.encode() + np.ascontiguousarray(weights[name]).data)
-    return total.hexdigest()
-
-
 def _read(file: Path, advice: str = "") -> tuple[Weights, dict[str, str]]:
     """The arrays and the metadata of a safetensors file."""
     try:
-        with safe_open(file, "numpy") as content:
-            return {name: content.get_tensor(name) for name in content.keys()}, content.metadata() or {}  # noqa: SIM118
+        return tensors.read(file)
     except FileNotFoundError as error:
         raise RunError(f"there is no {file}{advice}") from error
-    except (OSError, SafetensorError, ValueError, TypeError, AttributeError) as error:  # NumPy has no float8
-        raise RunError(f"{file} cannot be read as safetensors ({error})") from error
 
 
 def _misfit(weights: Weights, layers: Sequence[Layer]) -> str | None:

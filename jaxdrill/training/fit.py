@@ -7,9 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxdrill.errors import RunError
+from jaxdrill.training import processes
 from jaxdrill.training.metrics import Sums
 from jaxdrill.training.program import Program
 from jaxdrill.training.step import Progress
+
+
+class NotFinite(RunError):
+    """Training went astray."""
+
 
 Watch = Callable[[Progress, int, np.ndarray, float], None]
 
@@ -41,11 +47,11 @@ def fit(
     training since the epoch began or was continued; what it raises ends the run.
 
     Raises:
-        RunError: a loss is not finite.
+        NotFinite: a loss is not.
     """
     keys = program.root_keys(seeds)
     current = program.start(keys) if progress is None else progress
-    done, steps_per_epoch = int(current.state.step[0]), program.steps_per_epoch
+    done, steps_per_epoch = int(processes.fetch(current.state.step)[0]), program.steps_per_epoch
     for epoch in range(done // steps_per_epoch, program.config.epochs):
         began = time.perf_counter()
         learning_rate = float(str(np.asarray(program.schedule(epoch * steps_per_epoch))))  # 0.01, not 0.009999999776
@@ -55,9 +61,9 @@ def fit(
             done += launch[0]
             if not np.isfinite(losses).all():
                 bad = int(np.argmin(np.isfinite(losses)))
-                raise RunError(
+                raise NotFinite(
                     f"the loss of seed {seeds[bad]} is {losses[bad]} by step {done - 1} (epoch {epoch + 1}), "
-                    f"learning rate {learning_rate:g}; try a smaller --optimizer.learning-rate"
+                    f"learning rate {learning_rate:g}"
                 )
             watch(current, done, losses, time.perf_counter() - began)
         trained = time.perf_counter()

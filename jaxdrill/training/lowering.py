@@ -61,6 +61,9 @@ class Lowering:
         self.graph = network.make_graph(config.network, self.execution.convolution)
         self.sharding, self.replicated = NamedSharding(mesh, P("seeds")), NamedSharding(mesh, P())
         self.over_batch = NamedSharding(mesh, P(None, "batch"))
+        # Losses are looked at after each launch, by each process.
+        alone = len({device.process_index for device in mesh.devices.flat}) == 1
+        self._losses = self.sharding if alone else self.replicated
 
         self.keys = abstract(jax.eval_shape(lambda: root_keys(range(num_seeds))), self.sharding)
         self.zero = jax.tree.map(lambda a: np.broadcast_to(a, (num_seeds,)), metrics.zero())
@@ -94,7 +97,8 @@ class Lowering:
                 index,
             )
         orders = jax.ShapeDtypeStruct((*self.keys.shape, len(self.train_data[1])), np.int32, sharding=self.sharding)
-        return by_seed(self._launch(*name), donate_argnums=0), (self.template, self.train_data, orders, self.keys)
+        jitted = jax.jit(self._launch(*name), out_shardings=(self.sharding, self._losses), donate_argnums=0)
+        return jitted, (self.template, self.train_data, orders, self.keys)
 
     def launches(self, step: int) -> Iterator[Launch]:
         """What is launched from a step of the epoch to its end."""

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxdrill.data import Dataset
 from jaxdrill.nn.network import from_named_weights
 from jaxdrill.recipe import Config
-from jaxdrill.training import devices
+from jaxdrill.training import devices, processes
 from jaxdrill.training.lowering import Launch, Lowering, root_keys, test_batches
 from jaxdrill.training.metrics import Sums
 from jaxdrill.training.step import Progress, TrainState
@@ -39,19 +39,20 @@ class Program(Lowering):
         began = time.perf_counter()
         super().__init__(config, dataset, num_seeds, mesh or devices.make_mesh(num_seeds, config.batch_size))
         self._initial = initial
-        self._train_data = jax.device_put((dataset.train_images, dataset.train_labels), self.replicated)
+        self._train_data = processes.put((dataset.train_images, dataset.train_labels), self.replicated)
         test, self._test_count = test_batches(dataset, self.mesh.shape["batch"]), len(dataset.test_labels)
-        self._test_data = jax.device_put(test, self.over_batch)
-        self._test_batches = jax.device_put(list(np.arange(len(test[0]), dtype=np.int32)), self.replicated)
+        self._test_data = processes.put(test, self.over_batch)
+        self._test_batches = processes.put(list(np.arange(len(test[0]), dtype=np.int32)), self.replicated)
         names = self.names()
         lowered = [self.lower(name) for name in names]
-        with ThreadPoolExecutor(2) as pool:  # more would not be faster, and each takes 200 MB
+        # More than two at a time would not be faster, and each takes 200 MB; several processes keep to one order.
+        with ThreadPoolExecutor(2 if processes.count() == 1 else 1) as pool:
             self.compiled = dict(zip(names, pool.map(self._compile, lowered), strict=True))
         self.compile_seconds = time.perf_counter() - began
 
     def root_keys(self, seeds: Sequence[int]) -> jax.Array:
         """The key of each seed, key[S], on its device; there must be as many seeds as the program was made for."""
-        return jax.device_put(root_keys(seeds), self.sharding)
+        return processes.put(root_keys(seeds), self.sharding)
 
     def start(self, keys: jax.Array) -> Progress:
         """Before the first step."""
@@ -59,14 +60,14 @@ class Program(Lowering):
         if not self._initial:
             return progress
         every = jax.tree.map(lambda a: np.broadcast_to(a, (len(keys), *a.shape)), from_named_weights(self._initial))
-        params, batch_stats = weights = jax.device_put(every, self.sharding)
-        average = None if progress.state.average is None else jax.device_put(weights, self.sharding)
+        params, batch_stats = processes.put(every, self.sharding)
+        average = None if progress.state.average is None else processes.put(every, self.sharding)
         state = replace(progress.state, params=params, batch_stats=batch_stats, average=average)
         return replace(progress, state=state)
 
     def shuffle(self, keys: jax.Array, epoch: int) -> jax.Array:
         """Each seed's order of the training images in an epoch, int32[S, N]."""
-        return self.compiled["shuffle"](keys, np.int32(epoch))
+        return self.compiled["shuffle"](keys, processes.put(np.int32(epoch), self.replicated))
 
     def train(
         self, progress: Progress, orders: jax.Array, keys: jax.Array, launch: Launch
@@ -83,15 +84,15 @@ class Program(Lowering):
 
     def evaluate(self, state: TrainState) -> tuple[Sums, np.ndarray]:
         """The sums of each seed over every test image, each counted once, and the images' logits, float32[S, N, 10]."""
-        totals, logits = jax.device_put(self.zero, self.sharding), []
+        totals, logits = processes.put(self.zero, self.sharding), []
         for batch in self._test_batches:
             totals, new = jax.block_until_ready(self.compiled["evaluate"](state, totals, self._test_data, batch))
-            logits.append(np.asarray(new))
+            logits.append(processes.fetch(new))
         return totals, np.concatenate(logits, axis=1)[:, : self._test_count]
 
     def reset(self, progress: Progress) -> Progress:
         """The progress at the beginning of an epoch."""
-        return replace(progress, totals=jax.device_put(self.zero, self.sharding))
+        return replace(progress, totals=processes.put(self.zero, self.sharding))
 
     def _compile(self, lowered: Any) -> Any:
         return lowered.compile(compiler_options=devices.compiler_options(self.platform))

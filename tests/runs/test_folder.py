@@ -8,9 +8,9 @@ import pytest
 from runs_on_disk import write_run, write_trained
 from safetensors.numpy import save
 
-from jaxdrill import files
+from jaxdrill import files, tensors
 from jaxdrill.errors import RunError
-from jaxdrill.runs import folder, reader, weights
+from jaxdrill.runs import reader, weights
 
 CURVES = {3: [0.9, 0.98], 4: [0.91, 0.97]}
 
@@ -57,7 +57,7 @@ def test_a_seed_beside_those_of_the_config(tmp_path):
         (lambda p: (p / "metrics.jsonl").write_text('{"seed": 3}\n'), "is damaged: line 1 of metrics.jsonl"),
         (lambda p: (p / "metrics.jsonl").write_text("3\n"), "is damaged: line 1"),
         (lambda p: (p / "metrics.jsonl").write_text('{"seed": 3, "epoch": 0}\n'), "is damaged (step is missing in"),
-        (lambda p: drop_key(p / "run.json", "split"), "is damaged (split is missing in run.json)"),
+        (lambda p: drop_key(p / "run.json", "split"), "is damaged (split in run.json: Field required)"),
         (lambda p: (p / "config.json").write_bytes(b"\xff"), "is damaged ("),
         (lambda p: (p / "config.json").write_text("[]"), "is damaged ("),
         (lambda p: change(p / "config.json", batch_size=0), "is damaged ("),
@@ -68,10 +68,11 @@ def test_a_seed_beside_those_of_the_config(tmp_path):
         (lambda p: change(p / "config.json", seeds=3), "is half written: seed 5 has 0 of 2 epochs"),
         (lambda p: change(p / "config.json", epochs=3), "is half written: seed 3 has 2 of 3 epochs"),
         (lambda p: (p / "predictions" / "seed_3.npz").unlink(), "is half written: predictions/seed_3.npz is missing"),
-        (lambda p: (p / "predictions" / "seed_3.npz").write_bytes(b"PK"), "is damaged (seed_3.npz cannot be read)"),
+        (lambda p: (p / "predictions" / "seed_3.npz").write_bytes(b"PK"), "is damaged (seed_3.npz cannot be read ("),
         (lambda p: resave(p / "predictions" / "seed_3.npz", epoch=0), "seed_3.npz is not of the last epoch in"),
-        (lambda p: resave(p / "predictions" / "seed_3.npz", predicted=np.zeros(1000)), "is not of the last epoch"),
-        (lambda p: (p / "images.npz").write_bytes(b""), "is damaged (images.npz cannot be read)"),
+        (lambda p: resave(p / "predictions" / "seed_3.npz", predicted=np.zeros(1000, np.uint8)), "is not of the last"),
+        (lambda p: resave(p / "predictions" / "seed_3.npz", predicted=np.zeros(9)), "holds no labels and predictions"),
+        (lambda p: (p / "images.npz").write_bytes(b""), "is damaged (images.npz cannot be read (File is not a zip"),
     ],
 )  # fmt: skip
 def test_a_folder_that_cannot_be_read(tmp_path, spoil, message):
@@ -134,13 +135,13 @@ def test_a_folder_of_runs_stands_for_those_in_it(tmp_path):
 def test_a_reader_never_sees_half_a_file(tmp_path, monkeypatch):
     text, arrays = tmp_path / "text", tmp_path / "arrays.npz"
     files.write_text(text, "old")
-    folder.write_arrays(arrays, {"a": np.arange(3)})
+    tensors.write_npz(arrays, {"a": np.arange(3)})
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    for write in (lambda: files.write_text(text, "new"), lambda: folder.write_arrays(arrays, {"a": np.zeros(9)})):
+    for write in (lambda: files.write_text(text, "new"), lambda: tensors.write_npz(arrays, {"a": np.zeros(9)})):
         with pytest.raises(KeyboardInterrupt):
             write()
     assert text.read_text() == "old"
-    assert folder.read_arrays(arrays)["a"].tolist() == [0, 1, 2]
+    assert tensors.read_npz(arrays)["a"].tolist() == [0, 1, 2]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["arrays.npz", "text"]  # and nothing is left lying about
 
 
