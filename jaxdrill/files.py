@@ -25,11 +25,12 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())  # else the name may survive a power cut, and the content not
         os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, f"{path}") from error  # `write` names no file
-    finally:
+    except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, f"{path}") from error  # `write` names no file
+        raise
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,0 +1,67 @@
+"""A finished run and copies of it, runs that are cut short, and what they leave."""
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from jaxdrill import data, embedded
+from jaxdrill.main import main
+from jaxdrill.runs import group
+
+
+def rows(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_seconds(folder: Path) -> list[dict]:
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows(folder)]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+def both(folder, *flags):
+    """The arguments for both seeds."""
+    return folder, "--seed", 3, "--seeds", 2, *flags
+
+
+def stop_in(monkeypatch, step: int) -> None:
+    """SIGTERM comes as the launch of this step ends."""
+    fit = group.fit
+
+    def watched(program, seeds, progress, watch):
+        def then(progress, done, losses, seconds):
+            if done == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+            watch(progress, done, losses, seconds)
+
+        return fit(program, seeds, progress, then)
+
+    monkeypatch.setattr(group, "fit", watched)
+
+
+@pytest.fixture(scope="session")
+def finished(tiny_recipe, tmp_path_factory, digits) -> Path:
+    """Two seeds, two epochs each, without a stop."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embedded, "digits", lambda: tuple(getattr(digits, name) for name in data.FILES))
+        assert main(["--step", str(tiny_recipe), "--workdir", str(folder), "--seed", "3", "--seeds", "2"]) == 0
+    return folder
+
+
+@pytest.fixture
+def copy(finished, tmp_path) -> Path:
+    shutil.copytree(finished, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+@pytest.fixture
+def command(tiny_recipe):
+    """A command for the folder, with more flags."""
+    return lambda folder, *flags: main(["--step", str(tiny_recipe), "--workdir", str(folder), *map(str, flags)])
