@@ -20,7 +20,8 @@ from jaxdrill.nn.layers import KINDS, Conv
 from jaxdrill.recipe import Config
 from jaxdrill.schema import Table, explain, parse_text
 
-LARGEST = 2**20  # bytes of a recipe
+LARGEST = 2**16  # bytes of a recipe
+MOST_DOTS = 1000  # in it: tomllib takes the square of a key's parts in memory
 
 
 def recipe_folder() -> Path:
@@ -120,7 +121,9 @@ def options(config: Config) -> Iterator[tuple[str, FieldInfo, Any]]:
 def _table(path: Path) -> dict[str, Any]:
     """A TOML file."""
     try:
-        return tomllib.loads(read_bytes(path, LARGEST).decode())
+        if (text := read_bytes(path, LARGEST).decode()).count(".") > MOST_DOTS:
+            raise RecursionError
+        return tomllib.loads(text)
     except RecursionError as error:
         raise UsageError(f"{path} is nested too deeply") from error
     except ValueError as error:  # TOMLDecodeError is one, and so is what Python says of bytes and long numbers

@@ -123,6 +123,13 @@ class Config(Table):
     average: Average = Average()
     execution: Execution = Execution()
 
+    @field_validator("name", "extends", "goal", "init_from")
+    @classmethod
+    def _on_one_line(cls, text: str) -> str:
+        if not text.isprintable():
+            raise ValueError("allowed: text on one line, without control characters")
+        return text
+
     @field_validator("data")
     @classmethod
     def _a_name_for_files_and_pages(cls, name: str) -> str:

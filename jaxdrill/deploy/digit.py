@@ -15,10 +15,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy import ndimage
 
 from jaxdrill.errors import RunError
+from jaxdrill.files import assert_regular
 
 SIDE, BOX, CENTRE = 28, 20, 14.5  # pixels
 LONGEST = 1024  # pixels of a side that are looked at; a larger picture is reduced first
 LARGEST = 50_000_000  # pixels of a file
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")  # EPS, for one, would run a program
 FAINTEST = 24  # grey levels of 255 between ink and paper
 INK = 1 / 100  # of the pixels that a digit's ink covers at the least
 PAPER = 0.25  # of the darkest ink: what is fainter is paper, its shadows and noise
@@ -54,7 +56,8 @@ def _is_mnist(grey: np.ndarray) -> bool:
 def _grey(path: Path) -> np.ndarray:
     """The image as uint8[H, W], 0 black."""
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:  # Pillow's, of large images
+        assert_regular(path)
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as image:  # of large images
             if image.width * image.height > LARGEST:
                 raise Image.DecompressionBombError
             mode, deep = image.mode, image.mode.startswith(("I", "F"))  # deep: Pillow would cut it off at 255
@@ -68,7 +71,7 @@ def _grey(path: Path) -> np.ndarray:
     except RunError:
         raise
     except UnidentifiedImageError as error:
-        raise RunError("is no image that Pillow can read") from error
+        raise RunError(f"is no image of a known kind: {', '.join(FORMATS)}") from error
     except OSError as error:
         raise RunError(f"cannot be read ({error.strerror or error})") from error
     except Exception as error:  # Pillow's decoders name no common type for what a damaged file can do

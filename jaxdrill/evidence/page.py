@@ -9,6 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from jaxdrill.errors import printable
 from jaxdrill.evidence import pictures, plots, prose, tables
 from jaxdrill.evidence.analysis import Analysis, analyze
 from jaxdrill.runs.reader import Run, read_all
@@ -56,13 +57,14 @@ def markdown_table(table: tables.Table) -> str:
 
 
 def plain(text: str) -> str:
-    """Text for Markdown, on one line: it can neither end a table's cell nor be read as HTML."""
-    return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|")
+    """Text for Markdown, on one line: it can neither end a table's cell nor be read as HTML or a link."""
+    escaped = html.escape(printable(" ".join(text.split())), quote=False)
+    return escaped.replace("|", "\\|").replace("](", "]\\(")
 
 
 def code(text: str) -> Markup:
     """Text as HTML, escaped; `backticks` become code, and lines may break after an underscore."""
-    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))).replace("_", "_<wbr>"))
+    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(printable(text)))).replace("_", "_<wbr>"))
 
 
 def _environment(kind: str) -> Environment:

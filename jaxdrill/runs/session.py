@@ -79,12 +79,16 @@ def train(
 
 def _assert_common(mine: dict[str, Any]) -> None:
     """Raises:
-    UsageError: this process is not to train what process 0 trains.
+    UsageError: this process, or another, is not to train what process 0 trains.
     """
-    for key, value in processes.share(lambda: mine).items():
-        if json.loads(json.dumps(mine.get(key))) != value:
-            values = "" if key == "network" else f": {mine.get(key)}, there {value}"
-            raise UsageError(f"process {jax.process_index()} has another {key} than process 0{values}")
+    theirs = processes.share(lambda: mine)
+    other = [key for key, value in theirs.items() if json.loads(json.dumps(mine.get(key))) != value]
+    differing = processes.agree(jax.process_index() if other else 0)
+    if other:
+        values = "" if other[0] == "network" else f": {mine.get(other[0])}, there {theirs[other[0]]}"
+        raise UsageError(f"process {jax.process_index()} has another {other[0]} than process 0{values}")
+    if differing:
+        raise UsageError(f"process {differing} is to train something else, as it says; give all the same command")
 
 
 @contextmanager

@@ -18,8 +18,10 @@ class StopRequest:
 
     def __bool__(self) -> bool:
         """Whether one came to any process; all must ask."""
-        self.signal_number = processes.agree(self.signal_number or 0) or None
-        return self.signal_number is not None
+        agreed = processes.agree(self.signal_number or 0)
+        if agreed:  # else one may have come meanwhile
+            self.signal_number = agreed
+        return agreed > 0
 
     def check(self, message: str) -> None:
         """Ends the command if a signal came to any process; all must ask.

@@ -1,5 +1,6 @@
 """Sharing seeds and batches between devices, and compiling for them."""
 
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxdrill import config
 from jaxdrill.errors import RunError
+from jaxdrill.main import main
 from jaxdrill.recipe import Execution
 from jaxdrill.training import backend, devices
 from jaxdrill.training.step import psum_tree
@@ -242,3 +244,49 @@ backend.set_up(0)
 assert jax.config.jax_compilation_cache_dir is None
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_any_number_of_devices_trains_alike(tiny_recipe):
+    """50 steps with batch norm and dropout on 1, 2, 4 and 8 devices: the same to rounding."""
+    code = """
+import jax, numpy as np, sys
+from dataclasses import replace
+from jaxdrill import config, data
+from jaxdrill.training import devices
+from jaxdrill.training.fit import fit
+from jaxdrill.training.program import Program
+jax.config.update("jax_num_cpu_devices", 8)
+recipe = config.load(sys.argv[1], {"batch_size": "256", "epochs": "10", "optimizer.learning_rate": "0.01"})
+digits = data.load("digits")
+digits = replace(digits, train_images=digits.train_images[:1280], train_labels=digits.train_labels[:1280])
+found = {}
+for count in (1, 2, 4, 8):
+    mesh = devices.make_mesh(1, 256, jax.devices()[:count])
+    assert mesh.size == count
+    losses = []
+    for result in fit(Program(recipe, digits, 1, mesh), [3], watch=lambda p, s, loss, t: losses.append(loss[0])):
+        pass
+    found[count] = np.array(losses), jax.device_get((result.progress.state, result.logits))
+    assert len(losses) == 50 and losses[-1] < losses[0]
+for losses, state in found.values():
+    np.testing.assert_allclose(losses, found[1][0], rtol=1e-3)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=5e-3, atol=5e-3), state, found[1][1])
+"""
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", code, tiny_recipe], check=True, cwd=ROOT, env=environment)
+
+
+def test_a_run_continues_on_another_number_of_devices(tiny_recipe, tmp_path, capsys):
+    """And says that its numbers are then those of the other only to rounding."""
+    train = ["--step", str(tiny_recipe), "--workdir", str(tmp_path), "--epochs"]
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "4"}
+    subprocess.run([sys.executable, "-m", "jaxdrill.main", *train, "1"], check=True, cwd=ROOT, env=environment)
+    assert main([*train, "2"]) == 0
+    said = "digits seed 1: from 1 x 4 cpu device(s) to 1 x 2 cpu: the same numbers to rounding, not bit for bit"
+    assert said in capsys.readouterr().out
+    assert main(["--step", str(tiny_recipe), "--workdir", str(tmp_path / "other")]) == 0
+    found, other = (
+        [json.loads(line)["train_loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (tmp_path, tmp_path / "other")
+    )
+    assert found == pytest.approx(other, rel=2e-3)

@@ -1,0 +1,334 @@
+"""Spoilt and hostile files through every reader: a right result or one line, in time, in memory, and nothing else.
+
+    python tests/soak/fuzz.py [--files 10000] [--seed 0] [--json FILE]
+
+A watched fork reads each few hundred files. What no reader may do is found by Python's audit events: write outside its
+folder, start a program, unpickle. Exits with 1 if anything went wrong.
+"""
+
+import argparse
+import contextlib
+import gzip
+import io
+import json
+import os
+import random
+import re
+import resource
+import select
+import shutil
+import signal
+import struct
+import sys
+import tempfile
+import time
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import numpy as np  # noqa: E402
+from conftest import TINY, idx_bytes  # noqa: E402
+from PIL import Image  # noqa: E402
+from runs_on_disk import write_run, write_trained  # noqa: E402
+
+from jaxdrill import config, data, idx, tensors  # noqa: E402
+from jaxdrill.deploy import digit  # noqa: E402
+from jaxdrill.errors import RunError, UsageError, printable  # noqa: E402
+from jaxdrill.evidence import page  # noqa: E402
+from jaxdrill.runs import checkpoints, provenance, reader, resume, weights  # noqa: E402
+
+SECONDS, BYTES, CHUNK = 10, 2**30, 250
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+INTEGERS = [0, 1, 0x7F, 0xFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 2**63 - 1, 2**64 - 1]
+TEXTS = ["<script>alert(1)</script>", "\x1b]0;owned\x07\x1b[2J", "a\u202eb", "../../../../tmp/x", "${7*7}{{7*7}}",
+         "__import__('os').system('id')", "[x](javascript:alert(1))", "|", "\x00", "x" * 5000, "\ud800"]  # fmt: skip
+VALUES = ["1e999", "-1", "9" * 30, "9" * 5000, "NaN", "Infinity", "null", "true", "[]", "{}", '""', "0.5", "[" * 3000]
+
+
+def mutated(content: bytes, r: random.Random) -> bytes:
+    """Content with one to four things changed."""
+    for _ in range(r.randint(1, 4)):
+        at = r.randrange(len(content) + 1)
+        span = slice(at, at + r.choice([1, 2, 4, 8, 64, 1000]))
+        change = r.randrange(8)
+        if change == 0 and content:
+            at = min(at, len(content) - 1)
+            content = content[:at] + bytes([content[at] ^ 1 << r.randrange(8)]) + content[at + 1 :]
+        elif change == 1:
+            content = content[: span.start] + content[span.stop :]
+        elif change == 2:
+            content = content[:at] + r.randbytes(r.choice([1, 4, 100])) + content[at:]
+        elif change == 3:
+            content = content[:at]
+        elif change == 4:
+            content = content[:at] + content[span] * r.choice([2, 3, 50]) + content[at:]
+        elif change == 5:
+            form = r.choice(["B", "<H", ">H", "<I", ">I", "<Q", ">Q"])
+            number = struct.pack(form, r.choice(INTEGERS) % 2 ** (8 * struct.calcsize(form)))
+            content = content[:at] + number + content[at + len(number) :]
+        elif found := list(re.finditer(rb'-?\d+(\.\d+)?|"[^"]*"', content)):
+            token = r.choice(found)
+            text = json.dumps(r.choice(TEXTS)) if change == 6 else r.choice(VALUES)
+            content = content[: token.start()] + text.encode() + content[token.end() :]
+    return content
+
+
+def inside_gzip(content: bytes, r: random.Random) -> bytes:
+    """Changed before it is packed."""
+    return gzip.compress(mutated(gzip.decompress(content), r), 1)
+
+
+def inside_zip(content: bytes, r: random.Random) -> bytes:
+    """A member changed, with a right sum."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+        chosen = r.choice(old.namelist())
+        for name in old.namelist():
+            new.writestr(name, mutated(old.read(name), r) if name == chosen else old.read(name))
+    return packed.getvalue()
+
+
+def inside_safetensors(content: bytes, r: random.Random) -> bytes:
+    """The header changed, with its right length."""
+    (length,) = struct.unpack("<Q", content[:8])
+    header = mutated(content[8 : 8 + length], r)
+    return struct.pack("<Q", len(header)) + header + content[8 + length :]
+
+
+def with_a_right_sum(content: bytes, r: random.Random) -> bytes:
+    """A checkpoint whose metadata are changed, and whose sum is made anew."""
+    with tempfile.TemporaryDirectory() as folder:
+        (file := Path(folder) / "x").write_bytes(content)
+        arrays, about = tensors.read(file)
+        about["metadata"] = mutated(about["metadata"].encode(), r).decode(errors="replace")
+        tensors.write(file, arrays, about)
+        return file.read_bytes()
+
+
+Case = tuple[str, Callable[[bytes, random.Random], bytes], Callable[[], object]]
+
+
+def corpus(base: Path) -> list[Case]:
+    """Good files, how each is spoilt, and what reads it."""
+    run = write_run(base / "run", "5", {1: [0.9, 0.98], 2: [0.91, 0.97]})
+    write_trained(run, "5", (1,))
+    recipe = config.load("5")
+    (run / "checkpoints" / "seed_1").mkdir(parents=True)
+    arrays = {name: a[None] for name, a in weights.read_weights(run / "weights" / "seed_1.safetensors")[0].items()}
+    rows = [row for row in resume.folder.read_rows(run)[0] if row["seed"] == 1]
+    identity = provenance.identity(recipe.model_copy(update={"data": "mnist"}), "sum of mnist")
+    about = {"seeds": [1], "rows": rows, "identity": identity, "epoch_seconds": 1.5}
+    checkpoints.Checkpoints(run / "checkpoints" / "seed_1").save(938, arrays, about)
+    own = base / "own"
+    own.mkdir()
+    images = np.random.default_rng(0).integers(0, 256, (30, 28, 28), np.uint8)
+    for name, values in (("train-images", images), ("train-labels", np.arange(30, dtype=np.uint8) % 10),
+                         ("test-images", images[:10]), ("test-labels", np.arange(10, dtype=np.uint8))):  # fmt: skip
+        (own / name).write_bytes(gzip.compress(idx_bytes(values)) if "train" in name else idx_bytes(values))
+    pack = data.pack_file("mnist")
+    names = dict(zip(data.FILES, (images[..., None], np.zeros(30, np.uint8)) * 2, strict=True))
+    tensors.write_npz(pack, names, compress=False)
+    (base / "mine.toml").write_text('extends = "step_5"\ngoal = "mine"\n' + TINY.replace('data = "digits"', ""))
+
+    def report() -> object:
+        return reader.read(run), page.summary([run])  # no pictures: they run JAX, which a fork cannot
+
+    def continued() -> object:
+        return resume.open_run(recipe.model_copy(update={"data": "mnist", "seeds": 2}), run, identity, 469)
+
+    def load() -> object:
+        return data.load("mnist", offline=True)
+
+    cases: list[Case] = [
+        ("own/train-images", mutated, lambda: idx.read_folder(own)),
+        ("own/train-images", inside_gzip, lambda: idx.read(own / "train-images", 3)),
+        ("own/train-labels", inside_gzip, lambda: idx.read_folder(own)),
+        ("own/test-images", mutated, lambda: (idx.is_idx(own / "test-images"), idx.read_folder(own))),
+        (f"{pack.relative_to(base)}", mutated, load),
+        (f"{pack.relative_to(base)}", inside_zip, load),
+        ("mine.toml", mutated, lambda: config.load(str(base / "mine.toml"))),
+        ("run/metrics.jsonl", mutated, continued),
+        ("run/config.json", mutated, continued),
+        ("run/run.json", mutated, continued),
+        ("run/checkpoints/seed_1/step_938.safetensors", mutated, continued),
+        ("run/checkpoints/seed_1/step_938.safetensors", with_a_right_sum, continued),
+    ]
+    for name in ("run.json", "config.json", "metrics.jsonl"):
+        cases.append((f"run/{name}", mutated, report))
+    for name in ("predictions/seed_1.npz", "images.npz"):
+        cases += [(f"run/{name}", mutated, report), (f"run/{name}", inside_zip, report)]
+    file = run / "weights" / "seed_1.safetensors"
+    for change in (mutated, inside_safetensors):
+        cases.append(("run/weights/seed_1.safetensors", change, lambda: weights.read_weights(file)))
+        cases.append(("run/weights/seed_1.safetensors", change, lambda: weights.initial_weights(file, recipe.network)))
+    picture = Image.fromarray(np.kron(images[0], np.ones((9, 9), np.uint8)))
+    for kind in ("png", "jpeg", "gif", "bmp", "tiff", "webp", "ppm"):
+        drawn = base / f"picture.{kind}"
+        picture.convert("RGB" if kind in ("jpeg", "webp") else "L").save(drawn)
+        cases.append((drawn.name, mutated, lambda drawn=drawn: digit.read(drawn)))
+    return cases
+
+
+def bombs(base: Path) -> Iterator[tuple[str, bytes]]:
+    """Small files that would become large, or count to very much."""
+    zeros = gzip.compress(bytes(2**20), 9)
+    yield "own/train-images", gzip.compress(idx_bytes(np.zeros((1, 28, 28), np.uint8))[:4] + b"\xff" * 12)
+    yield "own/train-images", gzip.compress(b"\0\0\x08\x03" + struct.pack(">3I", 300_000, 28, 28), 9) + zeros * 400
+    header = b"\x93NUMPY\x01\0" + struct.pack("<H", 118)
+    shape = b"{'descr': '|u1', 'fortran_order': False, 'shape': (%d,), }"
+    for claimed, real in ((2**40, 100), (2**30, 2**30)):
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file, file.open("labels.npy", "w") as member:
+            member.write(header + (shape % claimed).ljust(117) + b"\n")
+            for _ in range(real // 2**20):
+                member.write(bytes(2**20))
+        yield "run/predictions/seed_1.npz", packed.getvalue()
+        yield "run/images.npz", packed.getvalue()
+    objects = io.BytesIO()
+    np.savez(objects, allow_pickle=True, labels=np.array([print], dtype=object))
+    yield "run/predictions/seed_1.npz", objects.getvalue()
+    for length in (2**20, 2**40, 2**63):
+        yield "run/weights/seed_1.safetensors", struct.pack("<Q", length) + b"{}"
+    yield "run/weights/seed_1.safetensors", struct.pack("<Q", 10**6) + b'{"a":' * 200_000
+    yield "mine.toml", b"a = " + b"[" * 500_000
+    yield "mine.toml", b".".join([b"a"] * 100_000) + b" = 1"
+    yield "mine.toml", b"network = [" + b"{ conv = 1 }, " * 50_000 + b"]"
+    yield "mine.toml", b"x" * 2**21
+    yield "mine.toml", b'extends = "mine"'
+    for name in ("run.json", "config.json", "metrics.jsonl"):
+        yield f"run/{name}", b"[" * 2**20
+        yield f"run/{name}", b'{"seeds": 1' + b"0" * 4000 + b"}"
+    yield "run/config.json", (base / "run/config.json").read_bytes().replace(b'"seeds":2', b'"seeds":' + b"9" * 18)
+    yield "run/config.json", (base / "run/config.json").read_bytes().replace(b'"epochs":2', b'"epochs":' + b"9" * 18)
+    for side in (7000, 20_000, 60_000):
+        picture = io.BytesIO()
+        Image.new("L", (side, side // 10 if side > 20_000 else side)).save(picture, "PNG")
+        yield "picture.png", picture.getvalue()
+    yield "picture.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 28 28\n(%pipe%id) (r) file\n"
+
+
+def forbid(folder: str, told: Callable[[str], None]) -> None:
+    """From now on tells of what no reader may do."""
+
+    def hook(event: str, arguments: tuple) -> None:
+        if event == "open" and not ((arguments[2] or 0) & WRITING and isinstance(arguments[0], str | os.PathLike)):
+            return
+        if event in ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.symlink", "os.link"):
+            path = os.fspath(arguments[0])
+            if str(path).startswith(folder) or path == os.devnull:
+                return
+        elif not event.startswith(
+            ("subprocess.", "os.exec", "os.posix_spawn", "os.system", "pickle.", "socket.connect")
+        ):
+            return
+        told(f"{event} {arguments!r:.200}")
+
+    sys.addaudithook(hook)
+
+
+def read_one(read: Callable[[], object]) -> str | None:
+    """What is wrong with how a file was read, or None."""
+    try:
+        read()
+    except (RunError, UsageError, OSError) as error:
+        line = printable(" ".join(f"{error}".split()))
+        return None if line and line.isprintable() else f"an empty line: {error!r}"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def chunk(files: list[tuple[str, bytes]], read: Callable[[], object], base: Path, pipe: int) -> None:
+    """Reads files in a fork, each in its place; a line into the pipe after each."""
+    forbidden: list[str] = []
+    os.environ["TMPDIR"] = f"{base}"
+    tempfile.tempdir = f"{base}"
+    forbid(f"{base}", forbidden.append)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        for name, content in files:
+            good = (base / name).read_bytes()
+            (base / name).write_bytes(content)
+            wrong = read_one(read) or (f"did {forbidden[0]}" if forbidden else None)
+            used = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            wrong = wrong or (f"took {used:,} bytes" if used > BYTES else None)
+            (base / name).write_bytes(good)
+            os.write(pipe, (json.dumps(wrong) + "\n").encode())
+            if wrong:
+                break
+    os._exit(0)
+
+
+def watched(files: list[tuple[str, bytes]], read: Callable[[], object], base: Path) -> Iterator[tuple[int, str]]:
+    """What went wrong with which files; those after one that went wrong are read in a new fork."""
+    at = 0
+    while at < len(files):
+        lines, pipe = os.pipe()
+        if not (child := os.fork()):
+            os.close(lines)
+            chunk(files[at:], read, base, pipe)
+        os.close(pipe)
+        good = (base / files[at][0]).read_bytes()
+        with os.fdopen(lines) as told:
+            while True:
+                began = time.monotonic()
+                ready, _, _ = select.select([told], [], [], SECONDS)
+                line = told.readline() if ready else None
+                if line:
+                    at += 1
+                    if (wrong := json.loads(line)) is not None:
+                        yield at - 1, wrong
+                    continue
+                if line is None:
+                    os.kill(child, signal.SIGKILL)
+                ended = os.waitpid(child, 0)[1]
+                if line is None or (at < len(files) and ended):
+                    (base / files[at][0]).write_bytes(good)
+                    how = f"not read in {time.monotonic() - began:.0f} s" if line is None else f"died with {ended}"
+                    yield at, how
+                    at += 1
+                break
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--files", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    r, tried, wrong = random.Random(options.seed), Counter[str](), list[str]()
+    base = Path(tempfile.mkdtemp(prefix="jaxdrill_fuzz_"))
+    os.environ["TFDS_DATA_DIR"] = f"{base / 'cache'}"
+    cases = corpus(base)
+    for _, _, read in cases:
+        read()  # the good files are right, and everything is loaded before the forks
+    readers: dict[str, list[Callable[[], object]]] = {}
+    for name, _, read in cases:
+        readers.setdefault(name, []).append(read)
+    work = [([(name, content)], read) for name, content in bombs(base) for read in dict.fromkeys(readers[name])]
+    for number, (name, change, read) in enumerate(cases):
+        good = (base / name).read_bytes()
+        count = options.files // len(cases) + (number < options.files % len(cases))
+        files = [(name, change(good, r)) for _ in range(count)]
+        work += [(files[i : i + CHUNK], read) for i in range(0, count, CHUNK)]
+    for files, read in work:
+        tried[re.sub(r"\d+|\.safetensors|run/|own/", "", files[0][0])] += len(files)
+        for at, what in watched(files, read, base):
+            (base.parent / f"fuzz_{len(wrong)}").write_bytes(files[at][1])
+            wrong.append(f"{files[at][0]} ({base.parent / f'fuzz_{len(wrong)}'}): {what}")
+            print(wrong[-1], flush=True)
+    shutil.rmtree(base)
+    found = {"files": sum(tried.values()), "of each": dict(sorted(tried.items())), "wrong": wrong}
+    print(json.dumps(found, indent=1))
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1))
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""What somebody could put into files, names and texts. The long form is `python tests/soak/run.py`."""
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, TINY
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from runs_on_disk import write_run
+from test_folder import CURVES
+
+from jaxdrill import config, files, tensors
+from jaxdrill.deploy import digit
+from jaxdrill.errors import RunError, UsageError, print_error, printable, say
+from jaxdrill.evidence import page
+from jaxdrill.main import main
+from jaxdrill.runs import reader
+from jaxdrill.tensors import read_npz
+
+TEXT = st.text() | st.sampled_from(["<script>alert(1)</script>", "\x1b[2J\x1b]0;x\x07", "a\u202eb", "[x](javascript:a)",
+                                    "| a | b |", "\r\n\n# x", "`<b>`", "{{ 7 * 7 }}", "\ud800", "![x](http://x/y)"])  # fmt: skip
+quick = settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
+)
+
+
+def test_files_spoilt_at_random():
+    """Each is read to a right result or a line, in time and memory; nothing is written elsewhere, started or unpickled."""
+    fuzz = [sys.executable, "-W", "ignore", f"{ROOT / 'tests' / 'soak' / 'fuzz.py'}", "--files", "500"]
+    done = subprocess.run(fuzz, capture_output=True, text=True)
+    assert done.returncode == 0 and '"wrong": []' in done.stdout, done.stdout + done.stderr
+
+
+@quick
+@given(TEXT)
+def test_nothing_commands_the_terminal(capsys, text):
+    capsys.readouterr()
+    print_error(text)
+    say(text)
+    said = capsys.readouterr()
+    assert said.err.count("\n") == said.out.count("\n") == 1
+    assert (said.err + said.out).replace("\n", "").isprintable()
+
+
+@quick
+@given(TEXT)
+def test_texts_of_a_report_stay_text(text):
+    shown = page.plain(text)
+    assert shown.isprintable() and "<" not in shown and "](" not in shown
+    assert not re.search(r"(?<!\\)\|", shown)
+    assert "<" not in re.sub(r"</?code>|<wbr>", "", str(page.code(text)))
+
+
+@quick
+@given(TEXT, TEXT)
+def test_a_recipe_of_any_texts(tmp_path, goal, data):
+    """It is taken as it is, or refused in a line that can be shown."""
+    recipe = tmp_path / "mine.toml"
+    values = json.dumps(goal, ensure_ascii=True), json.dumps(data, ensure_ascii=True)
+    recipe.write_text(f"goal = {values[0]}\n" + TINY.replace('data = "digits"', f"data = {values[1]}"))
+    try:
+        taken = config.load(str(recipe))
+    except UsageError as error:
+        assert printable(f"{error}")
+        return
+    assert taken.goal == goal and goal.isprintable() and re.fullmatch("[a-z0-9_]+", data)
+
+
+@quick
+@given(st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | TEXT, lambda inner: st.lists(inner) |
+                    st.dictionaries(TEXT, inner), max_leaves=8), st.sampled_from(["versions", "devices", "command",
+                    "seconds", "split", "parameters", "git_commit", "earlier_sessions", "format", "dataset"]))  # fmt: skip
+def test_any_value_in_run_json(tmp_path, value, key):
+    run = tmp_path / "run"
+    if not run.exists():
+        write_run(run, "2", CURVES)
+        (run / "good.json").write_text((run / "run.json").read_text())
+    good = json.loads((run / "good.json").read_text())
+    (run / "run.json").write_text(json.dumps(good | {key: value}))
+    try:
+        html, markdown = page.by_dataset([reader.read(run)]), page.summary([run])
+        assert html and "<script" not in markdown
+    except RunError as error:
+        assert "run" in f"{error}"
+
+
+def test_a_report_of_hostile_texts(tmp_path):
+    """In the metadata, which no check of a recipe sees."""
+    bad = "<script>alert(1)</script>\x1b[2J[x](javascript:alert(1))"
+    run = write_run(tmp_path / "a [x](y) <b>", "2", CURVES, processor=bad, command=["python", bad], git_commit=bad)
+    html, markdown = page.render([reader.read(run)])
+    for text in (html, markdown):
+        assert "<script" not in text and "\x1b" not in text
+    assert "](javascript" not in markdown
+
+
+def test_help_and_dry_run_of_a_hostile_recipe(tmp_path, capsys):
+    recipe = tmp_path / "a\x1b[2J.toml"
+    recipe.write_text(TINY)
+    assert main(["--step", str(recipe), "--dry-run"]) == 2
+    assert "\x1b" not in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--help"])
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero", tmp_path):
+        with pytest.raises(OSError, match="Not a regular file"):
+            files.read_bytes(type(tmp_path)(path))
+    (tmp_path / "x.safetensors").symlink_to("/dev/zero")
+    with pytest.raises(RunError, match="Not a regular file"):
+        tensors.read(tmp_path / "x.safetensors")
+    with pytest.raises(RunError, match="Not a regular file"):
+        digit.read(tmp_path / "pipe")
+
+
+def test_a_file_too_large_is_not_read(tmp_path):
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(files.LARGEST + 1)  # sparse
+    with pytest.raises(OSError, match="Larger than 268,435,456 bytes"):
+        files.read_bytes(tmp_path / "large")
+
+
+def test_no_array_is_unpickled(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "owned"),)
+
+    packed = io.BytesIO()
+    np.savez(packed, labels=np.array([Evil()], dtype=object))
+    (tmp_path / "x.npz").write_bytes(packed.getvalue())
+    with pytest.raises(ValueError, match="Object arrays cannot be loaded"):
+        read_npz(tmp_path / "x.npz")
+    assert not (tmp_path / "owned").exists()
+
+
+def test_nothing_that_is_read_is_run():
+    """No reader unpickles or evaluates, in the whole package."""
+    for file in (ROOT / "jaxdrill").rglob("*.py"):
+        assert not re.search(r"\b(pickle|eval|exec|yaml|marshal|shelve)\b\(?(?<!\w\.eval)", file.read_text()), file

@@ -1,0 +1,131 @@
+"""Several processes that train as one: on this machine, but as on several hosts."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from runs_in_parts import rows
+
+from jaxdrill.errors import UsageError
+from jaxdrill.main import main
+from jaxdrill.runs.checkpoints import latest
+from jaxdrill.training import processes
+
+LOST = "jaxdrill: another process of this run has ended or cannot be reached; what is saved is whole, and the same "
+SLOWLY = "--optimizer.learning-rate", "0.002"  # else rounding grows too much to compare
+
+
+def free_address() -> str:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+def start(count: int, *arguments: object) -> list[subprocess.Popen]:
+    """The command in so many processes of one device each."""
+    address, environment = free_address(), os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
+    command = [sys.executable, "-m", "jaxdrill.main", *map(str, arguments), "--distributed"]
+    return [
+        subprocess.Popen([*command, f"{address},{n},{count}"], cwd=ROOT, env=environment, text=True,
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for n in range(count)
+    ]  # fmt: skip
+
+
+def until_epoch(process: subprocess.Popen, epoch: int) -> None:
+    for line in process.stdout:
+        if f" epoch {epoch:2d} of" in line:
+            return
+    raise AssertionError(process.stderr.read())
+
+
+def ended(started: list[subprocess.Popen]) -> list[tuple[int, str, list[str]]]:
+    """Exit code, output and lines of errors of each."""
+    return [(process.returncode, out, err.splitlines()) for process in started
+            for out, err in [process.communicate(timeout=120)]]  # fmt: skip
+
+
+def numbers(folder: Path) -> np.ndarray:
+    """Everything measured, a row an epoch and seed; the last column is the test loss."""
+    return np.array([[row[key] for key in ("seed", "epoch", "step", "train_loss", "train_accuracy", "test_loss")]
+                     for row in rows(folder)])  # fmt: skip
+
+
+def test_two_processes_that_are_stopped(tiny_recipe, tmp_path):
+    """They share the batches of one seed. A signal to one stops both at the same step; then they continue."""
+    train = "--step", tiny_recipe, "--workdir", tmp_path / "two", "--epochs", 4, *SLOWLY
+    began = start(2, *train)
+    until_epoch(began[0], 1)
+    began[1].send_signal(signal.SIGTERM)
+    (code, _, said), (other, nothing, _) = ended(began)
+    assert code == other == 143 and "digits" not in nothing
+    assert said[-1].startswith("jaxdrill: stopped at step ")
+    assert int(said[-1].split()[4]) == latest(tmp_path / "two" / "checkpoints" / "seed_1").step < 4 * 23
+    assert [code for code, _, _ in ended(start(2, *train))] == [0, 0]
+    assert_as_one_process(tmp_path / "two", train)
+
+
+def assert_as_one_process(folder: Path, train: tuple) -> None:
+    """The same command in this process gives the same numbers to rounding."""
+    one = folder.with_name("one")
+    assert main([f"{one}" if argument == folder else f"{argument}" for argument in train]) == 0
+    np.testing.assert_allclose(numbers(folder), numbers(one), rtol=2e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("count", "victim"), [(2, 1), (4, 2), (4, 0)])
+def test_processes_of_which_one_is_killed(tiny_recipe, tmp_path, count, victim):
+    """Each of two seeds has one process or two. The others end, and the same command continues."""
+    train = "--step", tiny_recipe, "--workdir", tmp_path / "run", "--seeds", 2, "--epochs", 5, *SLOWLY
+    began = start(count, *train)
+    until_epoch(began[0], 2)
+    began[victim].kill()
+    killed = time.monotonic()
+    left = [each for n, each in enumerate(ended(began)) if n != victim]
+    assert time.monotonic() - killed < 60
+    if victim:  # the first line says who waits for whom
+        assert all(code == 1 and len(said) == 2 and said[-1].startswith(LOST) for code, _, said in left), left
+    else:  # with the first process JAX's own service is gone, and JAX may end the others with its own lines
+        assert all(code in (1, -signal.SIGABRT) for code, _, _ in left), left
+    assert [code for code, _, _ in ended(start(count, *train))] == [0] * count
+    assert_as_one_process(tmp_path / "run", train)
+
+
+def test_processes_that_were_told_different_things(tiny_recipe, tmp_path):
+    """The one that differs says so, and nothing is written."""
+    address = free_address()
+    train = [sys.executable, "-m", "jaxdrill.main", "--step", tiny_recipe, "--workdir", tmp_path / "run"]
+    began = [subprocess.Popen([*train, "--distributed", f"{address},{n},2", "--seeds", f"{n + 2}"], cwd=ROOT, text=True,
+                              env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"}, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE) for n in range(2)]  # fmt: skip
+    (first, _, told), (second, _, said) = ended(began)
+    assert (first, second) == (2, 2)
+    assert told[-1] == "jaxdrill: process 1 is to train something else, as it says; give all the same command"
+    assert said[-1] == "jaxdrill: process 1 has another seeds than process 0: 3, there 2"
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("where", ["here", "host,0,1", "host:x,0,2", "host:1,2,2", "host:1,0", "host:1,-1,2"])
+def test_what_is_no_place_among_processes(where):
+    with pytest.raises(UsageError, match=f"--distributed is {where}; allowed: auto, or HOST:PORT,NUMBER,COUNT"):
+        processes.together(where, lambda: None)
+
+
+def test_a_first_process_that_does_not_answer(monkeypatch, capsys):
+    monkeypatch.setattr(processes, "JOIN_SECONDS", 0.3)
+    assert main(["--distributed", f"{free_address()},1,2"]) == 1
+    assert "process 0 does not answer at 127.0.0.1:" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_machine_that_belongs_to_no_cluster(monkeypatch, capsys):
+    """In a process of its own JAX would look around; here it already runs, which is as wrong."""
+    assert main(["--distributed"]) == 1
+    error = capsys.readouterr().err
+    assert "the other processes cannot be found (" in error and "--distributed HOST:PORT,NUMBER,COUNT" in error
