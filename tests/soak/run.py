@@ -1,0 +1,99 @@
+"""The long forms of the tests of faults and hostile files, about an hour on two cores:
+
+    python tests/soak/run.py [PART...]
+
+Parts are kills, disks, faults and files; all without one. What came of each goes into results/soak.json, and as three
+lines into the README. Exits with 1 if anything went wrong.
+"""
+
+import json
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from soak.trial import small_disk  # noqa: E402
+
+from jaxdrill.files import write_text  # noqa: E402
+from jaxdrill.runs.provenance import git_commit  # noqa: E402
+
+RESULTS, README = ROOT / "results" / "soak.json", ROOT / "README.md"
+FAULTS = ["tests/runs/test_faults.py", "tests/runs/test_checkpoints.py", "tests/training/test_processes.py"]
+
+
+def _json_of(script: str, arguments: list[str], disk: bool = False) -> dict[str, Any]:
+    """What a script of this folder wrote; `disk`: with a small one of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        out, place = Path(folder) / "out.json", Path(folder) / "place"
+        place.mkdir()
+        where = [f"{place}"] if script == "trial.py" else []
+        command = [sys.executable, "-W", "ignore", f"{ROOT / 'tests' / 'soak' / script}", *where, *arguments]
+        command += ["--json", f"{out}"]
+        subprocess.run(small_disk(place, 4, command) if disk else command, stdout=subprocess.DEVNULL)
+        return json.loads(out.read_text())
+
+
+def _faults() -> dict[str, Any]:
+    """The tests, the slow ones too, each of which does something to a run."""
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "1", "-m", "slow or not slow", *FAULTS]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
+    counts = {what: int(count) for count, what in re.findall(r"(\d+) (passed|failed|skipped|error)", said)}
+    return {
+        "tried": counts.get("passed", 0) + counts.get("failed", 0),
+        "wrong": re.findall(r"^FAILED (.*)", said, re.M),
+    }
+
+
+PARTS = {
+    "kills": lambda: _json_of("trial.py", ["--faults", "kill", "kill_inside", "--random", "60"]),
+    "disks": lambda: _json_of("trial.py", ["--faults", "full"], disk=True),
+    "faults": _faults,
+    "files": lambda: _json_of("fuzz.py", ["--files", "10000"]),
+}
+
+
+def lines(found: dict[str, Any]) -> str:
+    """The outcome in three lines of Markdown."""
+
+    def count(*parts: str) -> tuple[int, int]:
+        tried = [found[part]["tried"] for part in parts if "tried" in found[part]]
+        return (
+            sum(sum(each.values()) if isinstance(each, dict) else each for each in tried),
+            sum(len(found[part]["wrong"]) for part in parts),
+        )
+
+    kills, lost = count("kills")
+    faults, failed = count("disks", "faults")
+    wrong = len(found["files"]["wrong"])
+    return (
+        f"- {kills} kills, at each change of a file, inside each write, and at random: {lost} runs lost a bit.\n"
+        f"- {faults} faults, from full disks and flipped bytes to lost processes: {failed} not survived and told.\n"
+        f"- {found['files']['files']:,} spoilt and hostile files through every reader: {wrong} neither read rightly nor "
+        "refused in a line."
+    )
+
+
+def main() -> int:
+    """The command."""
+    chosen = sys.argv[1:] or list(PARTS)
+    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for part in chosen:
+        found[part] = PARTS[part]() | {"python": platform.python_version(), "jax": version("jax"),
+                                       "git_commit": git_commit(ROOT / "jaxdrill")}  # fmt: skip
+        write_text(RESULTS, json.dumps(found, indent=1) + "\n")
+    if set(PARTS) <= found.keys():
+        text = README.read_text(encoding="utf-8")
+        write_text(README, re.sub(r"(?:^- .*kills.*\n)^- .*\n^- .*$", lines(found), text, count=1, flags=re.M))
+        print(lines(found))
+    return 1 if any(found[part]["wrong"] for part in chosen) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
