@@ -2,8 +2,8 @@
 
     python -m benchmarks.scaling
 
-Each line is one command on digits: step 5, the seconds that a seed's share of the fastest epoch takes. More devices than
-cores share them, so what is seen is the cost of dividing the work; into results/benchmarks/scaling.json.
+Each line is one command on digits: step 5, the seconds that a seed's share of the fastest epoch takes. More devices
+than cores share them, so what is seen is the cost of dividing the work; into results/benchmarks/scaling.json.
 """
 
 import json

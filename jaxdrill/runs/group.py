@@ -1,6 +1,5 @@
 """A group of seeds trained together: its progress on the screen, and everything that it leaves in the run folder."""
 
-import statistics
 import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from jaxdrill.nn.network import named_weights
 from jaxdrill.recipe import Config
 from jaxdrill.runs import checkpoints, events, folder
 from jaxdrill.runs.checkpoints import Checkpoint, Checkpoints
+from jaxdrill.runs.epochs import as_line, as_rows
 from jaxdrill.runs.folder import Rows
 from jaxdrill.runs.stopping import StopRequest
 from jaxdrill.runs.weights import Weights, write_weights
@@ -123,7 +123,7 @@ class Group:
 
     def _end_epoch(self, result: EpochResult, scalars: events.Events | None) -> None:
         """Keeps and prints what an epoch gave."""
-        run, rows = self.run, _rows(self.seeds, result, self.run.dataset.split, self.earlier_seconds)
+        run, rows = self.run, as_rows(self.seeds, result, self.run.dataset.split, self.earlier_seconds)
         for row in rows:
             if not all(np.isfinite(value) for value in row.values()):
                 raise NotFinite(f"the {run.dataset.split} loss of seed {row['seed']} is not finite after epoch "
@@ -142,7 +142,7 @@ class Group:
             scalars.write(rows, images / (self.earlier_seconds + result.train_seconds))
         self.earlier_seconds = 0.0
         with self.bar.external_write_mode():
-            say(_line(self.name, rows, run.config.epochs, run.dataset.split))
+            say(as_line(self.name, rows, run.config.epochs, run.dataset.split))
         if not last:
             self._check_stop(result.step)
 
@@ -174,35 +174,3 @@ def _write_last(run: Session, seeds: list[int], progress: Progress, logits: np.n
             folder.weights_file(run.workdir, seed), own, run.config, about | {"seed": seed, "epochs": epoch + 1}
         )
         folder.write_predictions(run.workdir, seed, epoch, run.dataset.test_labels, logits[n])
-
-
-def _rows(seeds: list[int], result: EpochResult, split: str, earlier_seconds: float) -> Rows:
-    """Lines of `metrics.jsonl`, one a seed: accuracies in 0..1, losses in nats, a seed's part of the seconds."""
-    train, test = processes.fetch((result.train, result.test))
-    seconds = earlier_seconds + result.train_seconds + result.test_seconds
-    return [
-        {
-            "seed": seed,
-            "epoch": result.epoch,
-            "step": result.step,
-            "learning_rate": result.learning_rate,
-            "train_loss": float(train.loss[n]) / int(train.count[n]),
-            "train_accuracy": int(train.correct[n]) / int(train.count[n]),
-            f"{split}_loss": float(test.loss[n]) / int(test.count[n]),
-            f"{split}_accuracy": int(test.correct[n]) / int(test.count[n]),
-            f"{split}_examples": int(test.count[n]),
-            "seconds": round(seconds / len(seeds), 3),
-        }
-        for n, seed in enumerate(seeds)
-    ]
-
-
-def _line(name: str, rows: Rows, epochs: int, split: str) -> str:
-    """The rows of an epoch for a person: means over the seeds, and their standard deviation if there are several."""
-    mean = {key: statistics.fmean(row[key] for row in rows) for key in rows[0]}
-    spread = f" ± {100 * statistics.stdev(row[f'{split}_accuracy'] for row in rows):.2f}" if len(rows) > 1 else ""
-    return (
-        f"{name} epoch {rows[0]['epoch'] + 1:2d} of {epochs}  train loss {mean['train_loss']:.4f}  "
-        f"train {100 * mean['train_accuracy']:5.2f} %  {split} {100 * mean[f'{split}_accuracy']:5.2f}{spread} %  "
-        f"{split} loss {mean[f'{split}_loss']:.4f}  {mean['seconds'] * len(rows):.1f} s"
-    )

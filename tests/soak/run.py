@@ -75,8 +75,8 @@ def lines(found: dict[str, Any]) -> str:
     return (
         f"- {kills} kills, at each change of a file, inside each write, and at random: {lost} runs lost a bit.\n"
         f"- {faults} faults, from full disks and flipped bytes to lost processes: {failed} not survived and told.\n"
-        f"- {found['files']['files']:,} spoilt and hostile files through every reader: {wrong} neither read rightly nor "
-        "refused in a line."
+        f"- {found['files']['files']:,} spoilt and hostile files through every reader: {wrong} neither read rightly "
+        "nor refused in a line."
     )
 
 
