@@ -51,6 +51,8 @@ def assert_regular(path: Path, most: int = LARGEST) -> None:
     """
     if not path.is_file():
         path.stat()  # which says so if it is missing
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), f"{path}")
         raise OSError(errno.EINVAL, "Not a regular file", f"{path}")
     if path.stat().st_size > most:
         raise OSError(errno.EFBIG, f"Larger than {most:,} bytes", f"{path}")

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -116,9 +117,10 @@ def test_help_and_dry_run_of_a_hostile_recipe(tmp_path, capsys):
 
 def test_what_is_no_file_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    for path in (tmp_path / "pipe", "/dev/zero", tmp_path):
-        with pytest.raises(OSError, match="Not a regular file"):
-            files.read_bytes(type(tmp_path)(path))
+    for path, why in ((tmp_path / "pipe", "Not a regular file"), (Path("/dev/zero"), "Not a regular file"),
+                      (tmp_path, "Is a directory")):  # fmt: skip
+        with pytest.raises(OSError, match=why):
+            files.read_bytes(path)
     (tmp_path / "x.safetensors").symlink_to("/dev/zero")
     with pytest.raises(RunError, match="Not a regular file"):
         tensors.read(tmp_path / "x.safetensors")

@@ -177,6 +177,7 @@ def test_a_signal_between_steps_stops_the_drill(number, tmp_path, monkeypatch, c
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_two_epochs_of_step_5_on_the_stand_in(tmp_path, monkeypatch):
     """The unchanged recipe needs 20, and then reaches 99 %."""
     monkeypatch.chdir(tmp_path)
@@ -209,7 +210,9 @@ def test_a_whole_run_without_a_network(tiny_recipe, tmp_path):
     assert json.loads((tmp_path / "runs" / "tiny_digits" / "run.json").read_text())["dataset"] == "digits"
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_signal_in_the_middle_of_an_epoch(tiny_recipe, tmp_path, number, code):
     """The run stops, says so, and continues to the same bits as a run without a stop."""
     command = ["--step", str(tiny_recipe), "--batch-size", "32", "--epochs", "2"]

@@ -112,6 +112,7 @@ def test_logits_are_those_of_jax(opened, drill_page, digits, step):
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_rounding_changes_hardly_an_answer(mnist_dir):
     """On all test images, of a measured run: fewer than one in a thousand."""
     images = idx.read(mnist_dir / "t10k-images-idx3-ubyte.gz", 3)

@@ -2,9 +2,9 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -25,6 +25,7 @@ needs_disks = pytest.mark.skipif(not DISKS, reason="unshare cannot mount a small
 few = pytest.mark.usefixtures("few_digits")
 
 
+@pytest.mark.slow
 def test_killed_inside_each_kind_of_write(tmp_path):
     """By the system, 64 bytes into the file; the same command then leaves what an undisturbed run leaves."""
     done = subprocess.run([*TRIAL, tmp_path, "--each-kind", "--faults", "kill_inside"], capture_output=True, text=True)
@@ -225,16 +226,10 @@ def test_verify_of_other_things(tmp_path, capsys):
     assert main(["verify", str(tmp_path), "--epochs", "0"]) == 2
 
 
-def test_a_stop_in_the_middle_of_verify(tiny_recipe, tmp_path):
-    train = [sys.executable, "-m", "jaxdrill.main"]
-    workdir = tmp_path / "run"
-    done = subprocess.run([*train, "--step", tiny_recipe, "--workdir", workdir, "--epochs", "1"], cwd=ROOT)
-    assert done.returncode == 0
-    process = subprocess.Popen([*train, "verify", workdir], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               text=True, env=os.environ | {"TMPDIR": str(tmp_path)})  # fmt: skip
-    process.stdout.readline()
-    time.sleep(3)
-    process.send_signal(signal.SIGINT)
-    process.communicate()
-    assert process.returncode == 130
-    assert [path.name for path in tmp_path.iterdir()] == ["run"], "what it trained is removed"
+@few
+def test_a_stop_in_the_middle_of_verify(finished, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(tempfile, "tempdir", f"{tmp_path}")
+    stop_in(monkeypatch, 2)
+    assert main(["verify", str(finished)]) == 143
+    assert "jaxdrill: stopped at step 2 of digits seeds 3 to 4" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir()), "what it trained is removed"

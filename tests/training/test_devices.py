@@ -246,6 +246,7 @@ assert jax.config.jax_compilation_cache_dir is None
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_any_number_of_devices_trains_alike(tiny_recipe):
     """50 steps with batch norm and dropout on 1, 2, 4 and 8 devices: the same to rounding."""
     code = """
