@@ -52,7 +52,7 @@ def _faults() -> dict[str, Any]:
 
 
 PARTS = {
-    "kills": lambda: _json_of("trial.py", ["--faults", "kill", "kill_inside", "--random", "60"]),
+    "kills": lambda: _json_of("trial.py", ["--faults", "kill", "kill_inside", "--random", "100"]),
     "disks": lambda: _json_of("trial.py", ["--faults", "full"], disk=True),
     "faults": _faults,
     "files": lambda: _json_of("fuzz.py", ["--files", "10000"]),
