@@ -3,7 +3,8 @@
     python -m benchmarks.scaling
 
 Each line is one command on digits: step 5, the seconds that a seed's share of the fastest epoch takes. More devices
-than cores share them, so what is seen is the cost of dividing the work; into results/benchmarks/scaling.json.
+than cores share them, so what is seen is the cost of dividing the work. Then what process 0 takes to write for many
+seeds. Into results/benchmarks/scaling.json.
 """
 
 import json
@@ -12,11 +13,20 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
+import jax
+import numpy as np
+
+from jaxdrill import config
 from jaxdrill.files import write_text
-from jaxdrill.runs.folder import read_rows
+from jaxdrill.runs.checkpoints import Checkpoints, named
+from jaxdrill.runs.folder import read_rows, write_predictions
 from jaxdrill.training.backend import cores
+from jaxdrill.training.optimizer import make_optimizer
+from jaxdrill.training.step import make_state
 
 RESULTS = Path(__file__).parents[1] / "results" / "benchmarks" / "scaling.json"
 SHAPES = [*((devices, 1) for devices in (1, 2, 4, 8)), *((1, processes) for processes in (2, 4))]
@@ -40,16 +50,37 @@ def epoch_seconds(devices: int, processes: int, seeds: int, folder: Path) -> flo
     return min(row["seconds"] for row in read_rows(folder)[0])
 
 
+def write_seconds(seeds: int, folder: Path) -> dict[str, Any]:
+    """What the files of so many seeds of step 5 take: a checkpoint, and after the last epoch the predictions."""
+    recipe = config.load("5")
+    state = make_state(recipe, make_optimizer(recipe.optimizer, lambda step: 0.01), jax.random.key(1))
+    arrays = {name: np.repeat(a[None], seeds, axis=0) for name, a in named(state).items()}
+    rows = [{"seed": seed, "epoch": epoch, "test_accuracy": 0.99} for seed in range(seeds) for epoch in range(20)]
+    began = time.perf_counter()
+    Checkpoints(folder).save(1, arrays, {"seeds": list(range(seeds)), "rows": rows})
+    saved = time.perf_counter()
+    logits = np.random.default_rng(0).normal(0, 5, (10_000, 10)).astype(np.float32)
+    write_predictions(folder, 1, 19, np.zeros(10_000, np.uint8), logits)
+    each = time.perf_counter() - saved
+    size = (folder / "step_1.safetensors").stat().st_size
+    return {"seeds": seeds, "checkpoint_bytes": size, "checkpoint_seconds": round(saved - began, 3),
+            "predictions_seconds": round(seeds * each, 3)}  # fmt: skip
+
+
 def main() -> None:
     """The command."""
-    rows = []
+    rows, written = [], []
+    for seeds in (1, 16, 256):
+        with tempfile.TemporaryDirectory() as folder:
+            written.append(write_seconds(seeds, Path(folder)))
+        print(written[-1], flush=True)
     for seeds in (1, 4):
         for devices, processes in SHAPES:
             with tempfile.TemporaryDirectory() as folder:
                 seconds = epoch_seconds(devices, processes, seeds, Path(folder) / "run")
             rows.append({"seeds": seeds, "devices": devices, "processes": processes, "epoch_seconds": seconds})
             print(rows[-1], flush=True)
-    write_text(RESULTS, json.dumps({"cores": cores(), "rows": rows}, indent=1) + "\n")
+    write_text(RESULTS, json.dumps({"cores": cores(), "epochs": rows, "written": written}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

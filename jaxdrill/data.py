@@ -177,17 +177,21 @@ def _download(name: str) -> Dataset:
     assert_reachable(urls["train_labels"])
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
-    try:
+
+    def fetched() -> dict[str, Path]:
         manager = tfds.download.DownloadManager(
             download_dir=cache_folder() / "downloads", dataset_name=name, force_checksums_validation=True,
             url_infos=dict(registered.values()),
         )  # fmt: skip
-        files = {key: Path(path) for key, path in cast(dict[str, Any], manager.download(urls)).items()}
+        return {key: Path(path) for key, path in cast(dict[str, Any], manager.download(urls)).items()}
+
+    try:
+        files = fetched()
         if damaged := [path for key, path in files.items() if _sum(path) != registered[FILES[key]][1].checksum]:
-            for path in damaged:  # in the cache since it was fetched; tfds looks at the sum then only
+            for path in damaged:  # since it was fetched; tfds looks at the sum only then
                 print_error(f"warning: {path} is damaged; it is fetched again")
                 path.unlink()
-            files = {key: Path(path) for key, path in cast(dict[str, Any], manager.download(urls)).items()}
+            files = fetched()
     except Exception as error:  # tfds names no common type for what a network, a disk or a wrong sum can do
         first_line = (str(error).splitlines() or [""])[0]
         raise RunError(f"{name} could not be downloaded: {type(error).__name__}: {first_line}") from error

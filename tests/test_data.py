@@ -225,6 +225,31 @@ def test_download_through_tfds(served, capsys):
     assert "digits" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("fetched_too", [False, True])
+def test_a_cached_byte_that_has_changed(served, capsys, fetched_too):
+    """In the packed dataset, and in a file that tfds keeps: found by their sums, and read or fetched again."""
+
+    def flip(file):
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tfds's own
+        before = data.load("mnist")
+        flip(data.pack_file("mnist"))
+        if fetched_too:
+            (file,) = (data.cache_folder() / "downloads").rglob("*train-images*.gz")
+            flip(file)
+        capsys.readouterr()
+        again = data.load("mnist")
+    assert same(before, again)
+    told = capsys.readouterr().err
+    assert "mnist.npz is damaged; mnist is read or fetched again" in told
+    assert ("is damaged; it is fetched again" in told) == fetched_too
+    assert same(before, data.load("mnist", offline=True))
+
+
 def test_a_download_with_a_wrong_sum(served):
     break_corrupted(served)
     with warnings.catch_warnings(), pytest.raises(RunError, match="could not be downloaded: NonMatchingChecksumError"):
