@@ -178,7 +178,7 @@ def bombs(base: Path) -> Iterator[tuple[str, bytes]]:
     """Small files that would become large, or count to very much."""
     zeros = gzip.compress(bytes(2**20), 9)
     yield "own/train-images", gzip.compress(idx_bytes(np.zeros((1, 28, 28), np.uint8))[:4] + b"\xff" * 12)
-    yield "own/train-images", gzip.compress(b"\0\0\x08\x03" + struct.pack(">3I", 300_000, 28, 28), 9) + zeros * 400
+    yield "own/train-images", gzip.compress(b"\0\0\x08\x03" + struct.pack(">3I", 3_000_000, 28, 28), 9) + zeros * 2400
     header = b"\x93NUMPY\x01\0" + struct.pack("<H", 118)
     shape = b"{'descr': '|u1', 'fortran_order': False, 'shape': (%d,), }"
     for claimed, real in ((2**40, 100), (2**30, 2**30)):
@@ -196,7 +196,8 @@ def bombs(base: Path) -> Iterator[tuple[str, bytes]]:
         yield "run/weights/seed_1.safetensors", struct.pack("<Q", length) + b"{}"
     yield "run/weights/seed_1.safetensors", struct.pack("<Q", 10**6) + b'{"a":' * 200_000
     yield "mine.toml", b"a = " + b"[" * 500_000
-    yield "mine.toml", b".".join([b"a"] * 100_000) + b" = 1"
+    for parts in (30_000, 100_000):
+        yield "mine.toml", b".".join([b"a"] * parts) + b" = 1"
     yield "mine.toml", b"network = [" + b"{ conv = 1 }, " * 50_000 + b"]"
     yield "mine.toml", b"x" * 2**21
     yield "mine.toml", b'extends = "mine"'

@@ -62,19 +62,12 @@ PARTS = {
 def lines(found: dict[str, Any]) -> str:
     """The outcome in three lines of Markdown."""
 
-    def count(*parts: str) -> tuple[int, int]:
-        tried = [found[part]["tried"] for part in parts if "tried" in found[part]]
-        return (
-            sum(sum(each.values()) if isinstance(each, dict) else each for each in tried),
-            sum(len(found[part]["wrong"]) for part in parts),
-        )
-
-    kills, lost = count("kills")
-    faults, failed = count("disks", "faults")
-    wrong = len(found["files"]["wrong"])
+    kills, lost = sum(found["kills"]["tried"].values()), len(found["kills"]["wrong"])
+    full, failed = found["disks"]["tried"]["full"], len(found["disks"]["wrong"]) + len(found["faults"]["wrong"])
+    others, wrong = found["faults"]["tried"], len(found["files"]["wrong"])
     return (
         f"- {kills} kills, at each change of a file, inside each write, and at random: {lost} runs lost a bit.\n"
-        f"- {faults} faults, from full disks and flipped bytes to lost processes: {failed} not survived and told.\n"
+        f"- {full} full disks, {others} tests of other faults, from flipped bytes to lost processes: {failed} failed.\n"
         f"- {found['files']['files']:,} spoilt and hostile files through every reader: {wrong} neither read rightly "
         "nor refused in a line."
     )
