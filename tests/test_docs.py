@@ -1,5 +1,6 @@
 """What the documents tell a reader to do, done."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -7,6 +8,7 @@ import sys
 
 import pytest
 from conftest import ROOT
+from soak import run
 
 OWN_STEP = (ROOT / "docs" / "own_step.md").read_text()
 
@@ -27,6 +29,10 @@ def test_a_step_of_ones_own(tmp_path):
     assert "| smooth | step_5 | 2 |" in tried and "validation" in tried
     assert "no evidence at 3 seeds" in verdict and "validation" not in verdict
     assert {"smooth_seed_1_pytorch.safetensors", "page.html"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_readme_says_what_the_soak_found():
+    assert run.lines(json.loads(run.RESULTS.read_text())) in (ROOT / "README.md").read_text()
 
 
 def test_readme_is_a_page():

@@ -66,7 +66,7 @@ def lines(found: dict[str, Any]) -> str:
     full, failed = found["disks"]["tried"]["full"], len(found["disks"]["wrong"]) + len(found["faults"]["wrong"])
     others, wrong = found["faults"]["tried"], len(found["files"]["wrong"])
     return (
-        f"- {kills} kills, at each change of a file, inside each write, and at random: {lost} runs lost a bit.\n"
+        f"- {kills} kills (SIGKILL, SIGTERM), at each change of a file, inside each write, at random: {lost} runs lost a bit.\n"
         f"- {full} full disks, {others} tests of other faults, from flipped bytes to lost processes: {failed} failed.\n"
         f"- {found['files']['files']:,} spoilt and hostile files through every reader: {wrong} neither read rightly "
         "nor refused in a line."
@@ -83,7 +83,7 @@ def main() -> int:
         write_text(RESULTS, json.dumps(found, indent=1) + "\n")
     if set(PARTS) <= found.keys():
         text = README.read_text(encoding="utf-8")
-        write_text(README, re.sub(r"(?:^- .*kills.*\n)^- .*\n^- .*$", lines(found), text, count=1, flags=re.M))
+        write_text(README, re.sub(r"^- .*kills.*\n- .*\n- .*$", lines(found), text, count=1, flags=re.M))
         print(lines(found))
     return 1 if any(found[part]["wrong"] for part in chosen) else 0
 
