@@ -66,7 +66,8 @@ def lines(found: dict[str, Any]) -> str:
     full, failed = found["disks"]["tried"]["full"], len(found["disks"]["wrong"]) + len(found["faults"]["wrong"])
     others, wrong = found["faults"]["tried"], len(found["files"]["wrong"])
     return (
-        f"- {kills} kills (SIGKILL, SIGTERM), at each change of a file, inside each write, at random: {lost} runs lost a bit.\n"
+        f"- {kills} kills (SIGKILL, SIGTERM), at each change of a file, inside each write, at random: {lost} runs lost "
+        "a bit.\n"
         f"- {full} full disks, {others} tests of other faults, from flipped bytes to lost processes: {failed} failed.\n"
         f"- {found['files']['files']:,} spoilt and hostile files through every reader: {wrong} neither read rightly "
         "nor refused in a line."
