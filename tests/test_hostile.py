@@ -38,6 +38,7 @@ quick = settings(
 )
 
 
+@pytest.mark.slow
 def test_files_spoilt_at_random():
     """Each is read to a right result or a line, in time and memory, and nothing else is done."""
     fuzz = [sys.executable, "-W", "ignore", f"{ROOT / 'tests' / 'soak' / 'fuzz.py'}", "--files", "500"]

@@ -42,7 +42,7 @@ def _json_of(script: str, arguments: list[str], disk: bool = False) -> dict[str,
 
 def _faults() -> dict[str, Any]:
     """The tests, the slow ones too, each of which does something to a run."""
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "1", "-m", "slow or not slow", *FAULTS]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "1", "-m", "slow or soak or not slow", *FAULTS]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
     counts = {what: int(count) for count, what in re.findall(r"(\d+) (passed|failed|skipped|error)", said)}
     return {

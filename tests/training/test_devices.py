@@ -277,6 +277,7 @@ for losses, state in found.values():
     subprocess.run([sys.executable, "-c", code, tiny_recipe], check=True, cwd=ROOT, env=environment)
 
 
+@pytest.mark.slow
 def test_a_run_continues_on_another_number_of_devices(tiny_recipe, tmp_path, capsys):
     """And says that its numbers are then those of the other only to rounding."""
     train = ["--step", str(tiny_recipe), "--workdir", str(tmp_path), "--epochs"]

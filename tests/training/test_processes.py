@@ -79,8 +79,10 @@ def assert_as_one_process(folder: Path, train: tuple) -> None:
     np.testing.assert_allclose(numbers(folder), numbers(one), rtol=2e-3)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("count", "victim"), [(2, 1), (4, 2), (4, 0)])
+@pytest.mark.parametrize(
+    ("count", "victim"),
+    [pytest.param(2, 1, marks=pytest.mark.slow), *(pytest.param(4, n, marks=pytest.mark.soak) for n in (2, 0))],
+)
 def test_processes_of_which_one_is_killed(tiny_recipe, tmp_path, count, victim):
     """Each of two seeds has one process or two. The others end, and the same command continues."""
     train = "--step", tiny_recipe, "--workdir", tmp_path / "run", "--seeds", 2, "--epochs", 5, *SLOWLY
