@@ -58,6 +58,7 @@ def numbers(folder: Path) -> np.ndarray:
                      for row in rows(folder)])  # fmt: skip
 
 
+@pytest.mark.slow
 def test_two_processes_that_are_stopped(tiny_recipe, tmp_path):
     """They share the batches of one seed. A signal to one stops both at the same step; then they continue."""
     train = "--step", tiny_recipe, "--workdir", tmp_path / "two", "--epochs", 4, *SLOWLY
