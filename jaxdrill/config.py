@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from jaxdrill.errors import UsageError, nearest, print_error
-from jaxdrill.files import read_bytes
+from jaxdrill.files import read_bytes, read_json
 from jaxdrill.nn.layers import KINDS, Conv
 from jaxdrill.recipe import Config
 from jaxdrill.schema import Table, explain, parse_text
@@ -104,6 +104,16 @@ def from_table(
         elif wrong.startswith("is {") or path == ("network",):
             wrong += "; allowed: a layer with one of " + ", ".join(KINDS)
         raise UsageError(f"{source}{text} {wrong}") from error
+
+
+def from_file(file: Path) -> Config:
+    """The recipe that a run folder's `config.json` holds.
+
+    Raises:
+        OSError, ValueError, KeyError, AttributeError, UsageError: it holds none.
+    """
+    table = read_json(file)
+    return from_table(table.pop("name"), table, f"{file}: ")
 
 
 def options(config: Config) -> Iterator[tuple[str, FieldInfo, Any]]:

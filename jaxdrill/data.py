@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxdrill import embedded, idx, tensors
 from jaxdrill.errors import RunError, UsageError, nearest, print_error
-from jaxdrill.files import read_bytes
+from jaxdrill.files import sha256
 from jaxdrill.reachability import assert_reachable
 from jaxdrill.recipe import DATASETS
 
@@ -138,18 +138,13 @@ def _registered(name: str) -> dict[str, tuple[str, Any]]:
     return {url.rsplit("/", 1)[1]: (url, info) for url, info in cast(Any, tfds.builder_cls(name)).url_infos.items()}
 
 
-def _sum(path: Path) -> str:
-    """The SHA-256 sum of a file."""
-    return hashlib.sha256(read_bytes(path)).hexdigest()
-
-
 def _from_folder(name: str, folder: Path) -> Dataset:
     """Reads the four official files from a folder, each against its registered sum."""
     files = {key: folder / file for key, file in FILES.items()}
     sums = []
     for path in files.values():
         try:
-            sums.append(_sum(path))
+            sums.append(sha256(path))
         except OSError as error:
             raise RunError(
                 f"{path} cannot be read ({error.strerror}); --data-dir must hold {', '.join(FILES.values())}"
@@ -187,7 +182,7 @@ def _download(name: str) -> Dataset:
 
     try:
         files = fetched()
-        if damaged := [path for key, path in files.items() if _sum(path) != registered[FILES[key]][1].checksum]:
+        if damaged := [path for key, path in files.items() if sha256(path) != registered[FILES[key]][1].checksum]:
             for path in damaged:  # since it was fetched; tfds looks at the sum only then
                 print_error(f"warning: {path} is damaged; it is fetched again")
                 path.unlink()

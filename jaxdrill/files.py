@@ -2,6 +2,7 @@
 somebody put in their place."""
 
 import errno
+import hashlib
 import json
 import os
 from contextlib import suppress
@@ -66,6 +67,15 @@ def read_bytes(path: Path, most: int = LARGEST) -> bytes:
     """
     assert_regular(path, most)
     return path.read_bytes()
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 sum of a file.
+
+    Raises:
+        OSError: as `read_bytes`.
+    """
+    return hashlib.sha256(read_bytes(path)).hexdigest()
 
 
 def read_json(path: Path) -> Any:

@@ -1,7 +1,6 @@
 """idx files, MNIST's format: whole, of the right sizes, and never larger than they say."""
 
 import gzip
-import hashlib
 import math
 import struct
 import zlib
@@ -11,7 +10,7 @@ from typing import IO, cast
 import numpy as np
 
 from jaxdrill.errors import RunError
-from jaxdrill.files import assert_regular, read_bytes
+from jaxdrill.files import assert_regular, sha256
 
 MAGIC = {1: b"\0\0\x08\x01", 3: b"\0\0\x08\x03"}  # by dimensions: unsigned bytes (LeCun, yann.lecun.com/exdb/mnist)
 LARGEST = 2**28  # bytes of an array: 342,000 images
@@ -72,7 +71,7 @@ def read_folder(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     for name, (part, what) in PARTS.items():
         path = _find(folder, part, what)
         arrays[name] = read(path, 3 if what == "images" else 1)
-        sums[path.name] = hashlib.sha256(read_bytes(path)).hexdigest()
+        sums[path.name] = sha256(path)
         if wrong := _wrong(what, arrays[name], len(arrays.get(name.replace("labels", "images"), ()))):
             raise RunError(f"{path} {wrong}")
         if what == "images":

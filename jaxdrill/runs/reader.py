@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from jaxdrill.config import drill_order, from_table
+from jaxdrill.config import drill_order, from_file
 from jaxdrill.errors import RunError, UsageError
 from jaxdrill.files import read_json
 from jaxdrill.recipe import Config
@@ -77,8 +77,7 @@ def read(folder: Path) -> Run:
                 f"one reads {FORMAT}); train it again into another folder, or read it with that version"
             )
         Metadata.model_validate(metadata)
-        table = read_json(folder / "config.json")
-        config = from_table(table.pop("name"), table, f"{folder / 'config.json'}: ")
+        config = from_file(folder / "config.json")
         shown = _read_images(folder / "images.npz")
         again = f"finish it with: {shlex.join(metadata['command'])}"
         curves, left_out = _curves(folder, config, f"{metadata['split']}_", again)

@@ -8,7 +8,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from jaxdrill import tensors
-from jaxdrill.config import from_table
+from jaxdrill.config import from_file
 from jaxdrill.errors import RunError, UsageError, print_error
 from jaxdrill.files import read_json, remove_leftovers
 from jaxdrill.recipe import Config
@@ -48,8 +48,7 @@ def _read_run(
                 f"it is {folder.FORMAT}); choose another --workdir, or continue it with that version"
             )
         if config_file.exists():
-            table = read_json(config_file)
-            old = from_table(table.pop("name"), table, f"{config_file}: ")
+            old = from_file(config_file)
             sha256 = previous.get("dataset_sha256", identity["dataset_sha256"])
             init_sha256 = previous.get("init_sha256", "") if previous else identity.get("init_sha256", "")
             before = provenance.identity(old, sha256, init_sha256)

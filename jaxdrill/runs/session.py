@@ -54,9 +54,8 @@ def train(
     dataset = splits.hold_out(dataset, config.hold_out, config.evaluate_on, config.fold)
     config = config.model_copy(update={"data": dataset.name, "evaluate_on": dataset.split})
     if config.batch_size > (count := len(dataset.train_labels)):
-        raise UsageError(
-            f"batch_size is {config.batch_size}; allowed: at most {count}, the training images of {dataset.name}"
-        )
+        most = f"at most {count}, the training images of {dataset.name}"
+        raise UsageError(f"batch_size is {config.batch_size}; allowed: {most}")
     workdir = workdir or parent / (config.name + (f"_{dataset.name}" if dataset.name != "mnist" else ""))
     stop.check("stopped before anything was trained")
     initial = initial_weights(Path(config.init_from), config.network) if config.init_from else None

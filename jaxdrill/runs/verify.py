@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from jaxdrill.config import from_table
+from jaxdrill.config import from_file
 from jaxdrill.errors import CheckFailed, RunError, Stopped, UsageError, say
 from jaxdrill.files import read_json
 from jaxdrill.recipe import Config
@@ -71,8 +71,7 @@ def _recipe(run: Path) -> Config:
     """The recipe of a run folder."""
     file = run / "config.json"
     try:
-        table = read_json(file)
-        return from_table(table.pop("name"), table, f"{file}: ")
+        return from_file(file)
     except FileNotFoundError as error:
         raise RunError(f"{run} is no run folder: it holds no config.json; name one that training wrote") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError) as error:

@@ -1,4 +1,4 @@
-"""Trained weights as safetensors files, which need neither Orbax nor a mesh to be read, and networks from them."""
+"""Trained weights as safetensors files, which need neither checkpoint nor mesh to be read, and networks from them."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The long forms of the tests of faults and hostile files, about an hour on two cores:
+"""The long forms of the tests of faults and hostile files, about half an hour on two cores:
 
     python tests/soak/run.py [PART...]
 
