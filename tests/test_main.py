@@ -118,7 +118,7 @@ def test_dry_run(capsys, tmp_path, monkeypatch):
     assert table[-1] == "total 9,606"
     assert main(["--step", "all", "--dry-run"]) == 0
     totals = [line.split()[-1] for line in capsys.readouterr().out.splitlines() if "total" in line]
-    assert totals == ["194,884"] + ["9,606"] * 6 + ["9,598", "9,400", "9,598", "2,371"]
+    assert totals == ["194,884"] + ["9,606"] * 6 + ["9,598", "9,400", "9,598", "2,878"]
     assert list(tmp_path.iterdir()) == []
 
 
