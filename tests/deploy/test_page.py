@@ -202,7 +202,7 @@ def test_test_images_and_maps(opened, drill_page):
     opened.run("document.getElementById('inside').open = true")
     opened.wait("document.querySelectorAll('#maps figure').length > 0")
     captions = opened.run("Array.from(document.querySelectorAll('#maps figcaption'), (text) => text.textContent)")
-    assert captions[0] == "conv1: 26x26, 8 maps" and captions[-1] == "conv8: 1x1, 10 maps"
+    assert captions[0] == "conv1: 26x26, 8 maps" and captions[-1] == "conv10: 1x1, 10 maps"  # step 6 small
     draw(opened, [(0.5, 0.2), (0.5, 0.8)])
     assert opened.run("document.getElementById('label').textContent") == ""
 
