@@ -41,10 +41,12 @@ def idx_bytes(values: np.ndarray) -> bytes:
 
 @pytest.fixture(autouse=True, scope="session")
 def _programs_are_compiled_once(tmp_path_factory):
-    """Tests share a cache of compiled programs, as starts of the tool do."""
+    """All tests and the processes they start share a cache of compiled programs, as starts of the tool do."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    jax.config.update("jax_compilation_cache_dir", str(shared / "programs"))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(shared / "programs"))
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 

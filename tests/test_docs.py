@@ -27,7 +27,7 @@ def test_a_step_of_ones_own(tmp_path):
     assert "--loss.label-smoothing 0.1" in next(iter(printed.values()))
     tried, verdict = ((tmp_path / folder / "report.md").read_text() for folder in ("tried", "runs"))
     assert "| smooth | step_5 | 2 |" in tried and "validation" in tried
-    assert "no evidence at 3 seeds" in verdict and "validation" not in verdict
+    assert "no evidence at 4 seeds" in verdict and "validation" not in verdict
     assert {"smooth_seed_1_pytorch.safetensors", "page.html"} <= {path.name for path in tmp_path.iterdir()}
 
 

@@ -226,6 +226,8 @@ def test_compiled_programs_are_kept_where_the_user_says(own, monkeypatch, tmp_pa
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     if own:
         monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder))
+    else:
+        monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     code = f"""
 import jax
 from jaxdrill.training import backend, devices
@@ -237,6 +239,7 @@ assert jax.config.jax_compilation_cache_dir.startswith({str(folder)!r})
 
 def test_without_a_place_to_keep_them_programs_are_compiled_anew(monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/none")
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     code = """
 import jax
 from jaxdrill.training import backend, devices

@@ -347,7 +347,9 @@ def test_however_convolutions_are_computed_the_result_is_the_same(tiny, digits, 
     [
         ([5, 6], {}),  # one a device
         ([5, 6, 7], {}),  # in turn on one device
-        ([5, 6, 7], {"epoch": "scan", "convolution": "patches"}),  # as on an accelerator: by vmap
+        pytest.param(  # as on an accelerator: by vmap
+            [5, 6, 7], {"epoch": "scan", "convolution": "patches"}, marks=pytest.mark.slow
+        ),
         ([5, 6, 7, 8], {"epoch": "scan", "convolution": "patches"}),  # two on each of two devices
     ],
 )
