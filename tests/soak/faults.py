@@ -27,8 +27,9 @@ def _touched(event: str, arguments: tuple, folder: str) -> Moment | None:
         path = arguments[0]
     else:
         return None
-    path = os.fspath(path)
-    if not str(path).startswith(folder) or str(path).endswith(".lock"):
+    path = str(os.fspath(path))
+    # The lock is no part of the run, nor is the unnamed file by which filelock asks whether the folder can be locked.
+    if not path.startswith(f"{folder}{os.sep}") or path.endswith(".lock"):
         return None
     kind = "".join(c for c in os.path.relpath(path, folder) if not c.isdigit())
     return event.removeprefix("os."), kind
