@@ -65,12 +65,14 @@ def trained(config: Config, folder: Path, data_dir: Path | None) -> dict[str, An
     with stopping.stop_on_signal() as stop:
         session.train(config, folder, stop, data_dir, command=["python", "-m", "benchmarks.search"])
     run, end = read(folder), trace(config.network)[-1]
-    accuracies, losses = (run.metrics[name][:, -1] for name in ("accuracy", "loss"))
-    seconds = sum(run.metadata["seconds"][part] for part in ("train", "evaluation"))
+    metrics = {
+        name: values[: config.seeds] for name, values in run.metrics.items()
+    }  # a later rung may have added seeds
+    accuracies, losses = metrics["accuracy"][:, -1], metrics["loss"][:, -1]
     return {
-        "name": config.name, "epochs": run.epochs, "seeds": run.seeds, "parameters": end.parameters,
+        "name": config.name, "epochs": run.epochs, "seeds": run.seeds[: config.seeds], "parameters": end.parameters,
         "operations": end.operations, "accuracies": accuracies.tolist(), "accuracy": float(accuracies.mean()),
-        "loss": float(losses.mean()), "seconds": round(seconds / len(run.seeds), 1),
+        "loss": float(losses.mean()), "seconds": round(float(metrics["seconds"].sum(1).mean()), 1),
     }  # fmt: skip
 
 
@@ -86,7 +88,8 @@ def search(path: Path, out: Path, data_dir: Path | None) -> None:
         found: list[tuple[float, Config]] = []
         for config in configs:
             config = config.model_copy(update=rung)
-            rows.append({"rung": number} | trained(config, out / path.stem / f"{number}_{config.name}", data_dir))
+            folder = out / path.stem / f"{config.epochs}_{config.name}"  # a rung of only more seeds goes on in it
+            rows.append({"rung": number} | trained(config, folder, data_dir))
             found.append((-rows[-1]["accuracy"], config))
             write_text(RESULTS / f"{path.stem}.json", json.dumps({"about": about, "rows": rows}, indent=1))
         found.sort(key=lambda each: each[0])

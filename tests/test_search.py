@@ -15,7 +15,7 @@ recipe = "{recipe}"
 data = "digits"
 hold_out = 200
 parameters_below = 10_000
-rungs = [{{ epochs = 1, seeds = 1 }}, {{ epochs = 2, seeds = 1 }}]
+rungs = [{{ epochs = 1, seeds = 1 }}, {{ epochs = 2, seeds = 1 }}, {{ epochs = 2, seeds = 2 }}]
 
 [choices]
 "optimizer.learning_rate" = [0.02, 0.00001]
@@ -38,14 +38,17 @@ def test_the_better_half_is_trained_longer_and_nothing_twice(space, tmp_path, mo
     monkeypatch.setattr("sys.argv", arguments)
     search.main()
     rows = json.loads((tmp_path / "results" / "rates.json").read_text())["rows"]
-    assert [(row["rung"], row["epochs"], row["seeds"]) for row in rows] == [(1, 1, [1])] * 2 + [(2, 2, [1])]
-    assert [row["name"] for row in rows] == ["0.02_small", "1e-05_small", "0.02_small"]
+    rungs = [(1, 1, [1])] * 2 + [(2, 2, [1]), (3, 2, [1, 2])]
+    assert [(row["rung"], row["epochs"], row["seeds"]) for row in rows] == rungs
+    assert [row["name"] for row in rows] == ["0.02_small", "1e-05_small", "0.02_small", "0.02_small"]
     assert rows[1]["accuracy"] < 0.2 < rows[0]["accuracy"] < rows[2]["accuracy"] == rows[2]["accuracies"][0]
+    assert rows[3]["accuracies"][0] == rows[2]["accuracy"] and len(rows[3]["accuracies"]) == 2
+    assert capsys.readouterr().out.count(" seed 2 epoch  1 of 2") == 1
     for folder in (tmp_path / "runs" / "rates").iterdir():  # the test images were not looked at
         line = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
         assert line["validation_examples"] == 200 and not [key for key in line if key.startswith("test")]
     document = (tmp_path / "FRONTIER.md").read_text()
-    assert document.split("|--:|\n")[1].startswith("| 0.02_small | 1,548 | 59,040 | 2 | 1 | ")
+    assert document.split("|--:|\n")[1].startswith("| 0.02_small | 1,548 | 59,040 | 2 | 2 | ")
     assert "## rates" in document and "tiny.toml, by optimizer.learning_rate, batch_size." in document
     capsys.readouterr()
     search.main()
