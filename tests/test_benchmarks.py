@@ -85,7 +85,7 @@ def test_the_drills_minutes_by_the_roofline():
     one = {"seeds": 1, "convolution": "auto", "topology": "v5e:1x1"}
     results = [{"step": step, **one, "epoch": {"roofline_seconds": 1e-3}, "evaluation": {"roofline_seconds": 1e-2}}
                for step in config.steps()]  # fmt: skip
-    batches = 7 * 20 * 469 + 15 * 469 + 5 * 469 + 1_875 + 15 * 1_875  # of the seven steps, 6, 6_fast, 6_one and 6_small
+    batches = 7 * 20 * 469 + 15 * 938 + 5 * 938 + 1_875 + 15 * 1_875  # of the seven steps, 6, 6_fast, 6_one and 6_small
     expected = 10 * (batches * 1e-3 + (7 * 20 + 15 + 5 + 1 + 15) * 10 * 1e-2) / 60
     assert compile_ahead.drill_minutes(results) == pytest.approx(expected)
     assert compile_ahead.drill_minutes(results[1:]) is None
