@@ -53,7 +53,7 @@ def exit_code(command: Callable[[], None]) -> int:
     except (UsageError, RunError, CheckFailed, Stopped) as error:
         return print_error(f"{error}", error.exit_code)
     except OSError as error:
-        return print_error(f"{error.filename or ''}: {error.strerror}", 1)
+        return print_error(f"{error.filename}: {error.strerror}" if error.filename else f"{error}", 1)
     except MemoryError:
         return print_error("the memory is too small", 1)
     except KeyboardInterrupt:

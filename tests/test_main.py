@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 
 from jaxdrill import config, data, embedded
-from jaxdrill.errors import RunError
+from jaxdrill.errors import RunError, exit_code
 from jaxdrill.main import main
 
 
@@ -277,6 +277,14 @@ def test_the_progress_bar_on_a_terminal(tiny_recipe, tmp_path):
     for part in ("digits seed 1 epoch 1 of 2:", "digits seed 1 epoch 2 of 2:", "loss=", "accuracy=", "/720 [", "<"):
         assert part in text
     assert "digits seed 1 epoch  1 of 2 " in text
+
+
+def test_an_error_of_the_system_without_a_file_says_what_it_is(capsys):
+    def load():
+        raise OSError("libtorch_global_deps.so: cannot open shared object file")
+
+    assert exit_code(load) == 1
+    assert capsys.readouterr().err == "jaxdrill: libtorch_global_deps.so: cannot open shared object file\n"
 
 
 def test_a_wheel_finds_the_recipes_from_any_folder(tmp_path):
