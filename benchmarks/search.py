@@ -65,9 +65,8 @@ def trained(config: Config, folder: Path, data_dir: Path | None) -> dict[str, An
     with stopping.stop_on_signal() as stop:
         session.train(config, folder, stop, data_dir, command=["python", "-m", "benchmarks.search"])
     run, end = read(folder), trace(config.network)[-1]
-    metrics = {
-        name: values[: config.seeds] for name, values in run.metrics.items()
-    }  # a later rung may have added seeds
+    # A later rung may have added seeds.
+    metrics = {name: values[: config.seeds] for name, values in run.metrics.items()}
     accuracies, losses = metrics["accuracy"][:, -1], metrics["loss"][:, -1]
     return {
         "name": config.name, "epochs": run.epochs, "seeds": run.seeds[: config.seeds], "parameters": end.parameters,
