@@ -178,15 +178,6 @@ def test_a_signal_between_steps_stops_the_drill(number, tmp_path, monkeypatch, c
 
 
 @pytest.mark.slow
-def test_two_epochs_of_step_5_on_the_stand_in(tmp_path, monkeypatch):
-    """The unchanged recipe needs 20, and then reaches 99 %."""
-    monkeypatch.chdir(tmp_path)
-    assert main(["--step", "5", "--data", "digits", "--epochs", "2"]) == 0
-    rows = (tmp_path / "runs" / "step_5_digits" / "metrics.jsonl").read_text().splitlines()
-    assert json.loads(rows[-1])["test_accuracy"] > 0.93
-
-
-@pytest.mark.slow
 def test_an_epoch_of_mnist(mnist_dir, tmp_path, capsys):
     command = ["--step", "5", "--epochs", "1", "--data-dir", str(mnist_dir), "--workdir", str(tmp_path / "run")]
     assert main(command) == 0
@@ -210,10 +201,7 @@ def test_a_whole_run_without_a_network(tiny_recipe, tmp_path):
     assert json.loads((tmp_path / "runs" / "tiny_digits" / "run.json").read_text())["dataset"] == "digits"
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
-)
-def test_a_signal_in_the_middle_of_an_epoch(tiny_recipe, tmp_path, number, code):
+def test_a_signal_in_the_middle_of_an_epoch(tiny_recipe, tmp_path):
     """The run stops, says so, and continues to the same bits as a run without a stop."""
     command = ["--step", str(tiny_recipe), "--batch-size", "32", "--epochs", "2"]
     process = start(*command, "--workdir", str(tmp_path / "cut"))
@@ -221,9 +209,9 @@ def test_a_signal_in_the_middle_of_an_epoch(tiny_recipe, tmp_path, number, code)
     while not first_epoch.exists() and process.poll() is None:
         time.sleep(0.01)
     time.sleep(0.1)  # into the second epoch, of 360 steps
-    process.send_signal(number)
-    returned, _, err = finish(process)
-    assert returned == code, err
+    process.send_signal(signal.SIGINT)
+    code, _, err = finish(process)
+    assert code == 130, err
     last = err.splitlines()[-1]
     assert last.startswith("jaxdrill: stopped at step ") and "the same command continues from there" in last
     assert "Traceback" not in err
@@ -235,7 +223,7 @@ def test_a_signal_in_the_middle_of_an_epoch(tiny_recipe, tmp_path, number, code)
     again, out, err = finish(start(*command, "--workdir", str(tmp_path / "cut")))
     assert again == 0, err
     assert f"step {stopped_at}" in out
-    assert finish(start(*command, "--workdir", str(tmp_path / "whole")))[0] == 0
+    assert main([*command, "--workdir", str(tmp_path / "whole")]) == 0
     cut, whole = (
         [json.loads(line) | {"seconds": 0} for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         for name in ("cut", "whole")
