@@ -3,7 +3,7 @@
     python -m benchmarks.drawing results/step_5 results/step_6
 
 A digit is drawn point by point. After each the page looks at the drawing and begins to answer, then gives way to what
-else there is to do, and goes on until every network has answered.
+else there is to do, and goes on until every network has answered. With `--picture` nothing is timed.
 """
 
 import argparse
@@ -46,14 +46,20 @@ def main() -> None:
     parser = Parser(prog="python -m benchmarks.drawing", description=__doc__,
                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder, or a folder of run folders")
+    parser.add_argument("--picture", type=Path, metavar="FILE.png", help="only write what the window shows")
     options = parser.parse_args()
     if not browser.program():
         raise RunError("no Chromium is installed")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         file = Path(folder) / "page.html"
-        write_text(file, page.build(find(options.runs), 1))
+        write_text(file, page.build(find(options.runs), page.MOST_SEEDS if options.picture else 1))
         with browser.started(Path(folder) / "profile") as opened:
             opened.open(file)
+            if options.picture:
+                opened.open(file, 980, 512)
+                opened.run(f"strokes = {[POINTS]}; redraw()")
+                opened.wait("element('said').textContent !== ''")
+                return opened.screenshot(options.picture)
             names = opened.run("networks.map(({ name }) => name)")
             times = np.array(opened.run(TIMED.replace("POINTS", json.dumps(POINTS))))
     rows = {"networks": names, "points": len(times)}
