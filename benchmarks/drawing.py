@@ -1,6 +1,7 @@
 """How long the page to draw on takes in headless Chromium, from a point of the pen to the answers.
 
     python -m benchmarks.drawing results/step_5 results/step_6
+    python -m benchmarks.drawing results/step_{5,6,6_fast,6_one,6_small} --picture docs/page.png
 
 A digit is drawn point by point. After each the page looks at the drawing and begins to answer, then gives way to what
 else there is to do, and goes on until every network has answered. With `--picture` nothing is timed.
@@ -54,12 +55,12 @@ def main() -> None:
         file = Path(folder) / "page.html"
         write_text(file, page.build(find(options.runs), page.MOST_SEEDS if options.picture else 1))
         with browser.started(Path(folder) / "profile") as opened:
-            opened.open(file)
             if options.picture:
                 opened.open(file, 980, 512)
                 opened.run(f"strokes = {[POINTS]}; redraw()")
                 opened.wait("element('said').textContent !== ''")
                 return opened.screenshot(options.picture)
+            opened.open(file)
             names = opened.run("networks.map(({ name }) => name)")
             times = np.array(opened.run(TIMED.replace("POINTS", json.dumps(POINTS))))
     rows = {"networks": names, "points": len(times)}
