@@ -26,23 +26,10 @@ def set_up(activation_bytes: int) -> None:
     """Makes each CPU core a device of its own and keeps compiled programs for the next start, unless the user has set
     either. To be called before JAX runs; later it only says what is then different.
 
-    Two devices of one core each take about half the time of one device of two cores on these small layers: each core
-    runs its own part of every operation instead of waiting for the other.
-
     Args:
         activation_bytes: what the outputs of all layers take for one batch.
     """
-    counted = jax.config.jax_num_cpu_devices > 0 or "device_count" in os.environ.get("XLA_FLAGS", "")  # type: ignore
-    if not counted:
-        try:
-            jax.config.update("jax_num_cpu_devices", cores())
-        except RuntimeError:
-            if jax.default_backend() == "cpu" and len(jax.devices()) != cores():
-                instead = f"{len(jax.devices())} device(s) instead of {cores()}"
-                print_error(
-                    f"warning: JAX already runs with {instead}, so results differ by rounding; call this first, or set "
-                    f"JAX_NUM_CPU_DEVICES={cores()}"
-                )
+    make_cores_devices()
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore
         with contextlib.suppress(OSError):  # a folder that cannot be written: every start compiles
             (folder := _cache_folder()).mkdir(parents=True, exist_ok=True)
@@ -51,6 +38,25 @@ def set_up(activation_bytes: int) -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
             keep_memory(ctypes.CDLL(None).mallopt, activation_bytes)
+
+
+def make_cores_devices() -> None:
+    """Makes each CPU core that this process may use a device, unless the user has set a number. Once JAX runs, it only
+    warns of another number.
+
+    Two devices of one core each take about half the time of one device of two cores on these small layers: each core
+    runs its own part of every operation instead of waiting for the other.
+    """
+    if jax.config.jax_num_cpu_devices > 0 or "device_count" in os.environ.get("XLA_FLAGS", ""):  # type: ignore
+        return
+    try:
+        jax.config.update("jax_num_cpu_devices", cores())
+    except RuntimeError:
+        if jax.default_backend() == "cpu" and (count := len(jax.local_devices())) != cores():
+            print_error(
+                f"warning: JAX already runs with {count} device(s) instead of {cores()}, so results differ by "
+                f"rounding; call this first, or set JAX_NUM_CPU_DEVICES={cores()}"
+            )
 
 
 def keep_memory(mallopt: Callable[[int, int], int], activation_bytes: int) -> None:

@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
 from jaxdrill.errors import RunError, Stopped, UsageError, exit_code, print_error
+from jaxdrill.training import backend
 
 JOIN_SECONDS = 120  # in which all processes must have started
 HEARTBEAT_SECONDS = 30  # after which one that says nothing is lost
@@ -83,6 +84,7 @@ def _join(where: str) -> None:
         print_error(f"process {found[2]} of {found[3]} waits for the others, at most {JOIN_SECONDS} s")
         if named["process_id"]:
             _await(found[1])
+    backend.make_cores_devices()  # before they meet, for JAX runs from then on
     with suppress(AttributeError):  # SIGTERM is ours; an older JAX has no such service to turn off
         jax.config.update("jax_enable_preemption_service", False)
     try:

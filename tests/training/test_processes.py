@@ -102,16 +102,19 @@ def test_processes_of_which_one_is_killed(tiny_recipe, tmp_path, count, victim):
 
 
 def test_processes_that_were_told_different_things(tiny_recipe, tmp_path):
-    """The one that differs says so, and nothing is written."""
+    """The one that differs says so, and nothing is written. Each has its cores as devices, as without the other: else
+    it would warn."""
     address = free_address()
+    environment = {k: v for k, v in os.environ.items() if k not in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")}
     train = [sys.executable, "-m", "jaxdrill.main", "--step", tiny_recipe, "--workdir", tmp_path / "run"]
     began = [subprocess.Popen([*train, "--distributed", f"{address},{n},2", "--seeds", f"{n + 2}"], cwd=ROOT, text=True,
-                              env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"}, stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE) for n in range(2)]  # fmt: skip
+                              env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+             for n in range(2)]  # fmt: skip
     (first, _, told), (second, _, said) = ended(began)
     assert (first, second) == (2, 2)
     assert told[-1] == "jaxdrill: process 1 is to train something else, as it says; give all the same command"
     assert said[-1] == "jaxdrill: process 1 has another seeds than process 0: 3, there 2"
+    assert len(told) == len(said) == 2, told + said
     assert not (tmp_path / "run").exists()
 
 
