@@ -114,7 +114,7 @@ def test_processes_that_were_told_different_things(tiny_recipe, tmp_path):
     assert (first, second) == (2, 2)
     assert told[-1] == "jaxdrill: process 1 is to train something else, as it says; give all the same command"
     assert said[-1] == "jaxdrill: process 1 has another seeds than process 0: 3, there 2"
-    assert len(told) == len(said) == 2, told + said
+    assert not [line for line in told + said if "warning" in line]
     assert not (tmp_path / "run").exists()
 
 
