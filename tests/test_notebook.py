@@ -37,7 +37,7 @@ def test_it_runs(tmp_path, monkeypatch):
             cell.source = re.sub(rf"^{name} = .*#@param", f"{name} = {value}  #@param", cell.source, flags=re.M)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
-    nbclient.NotebookClient(notebook, timeout=170, resources={"metadata": {"path": f"{tmp_path}"}}).execute()
+    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": f"{tmp_path}"}}).execute()
     found = {cell.id: cell.outputs for cell in notebook.cells if cell.cell_type == "code"}
     text = {name: "".join(output.get("text", "") for output in outputs) for name, outputs in found.items()}
     shown = {name: json.dumps([output.get("data", {}) for output in outputs]) for name, outputs in found.items()}
