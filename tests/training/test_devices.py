@@ -250,8 +250,13 @@ assert jax.config.jax_compilation_cache_dir is None
 
 
 @pytest.mark.slow
-def test_any_number_of_devices_trains_alike(tiny_recipe):
-    """50 steps with batch norm and dropout on 1, 2, 4 and 8 devices: the same to rounding."""
+def test_any_number_of_devices_trains_alike(tiny_recipe, tmp_path):
+    """50 steps with batch norm and dropout on 1, 2, 4 and 8 devices: the same to rounding.
+
+    Pools average: which of two nearly equal values is the maximum may depend on rounding, and changes whole gradients.
+    """
+    recipe = tmp_path / "averages.toml"
+    recipe.write_text(tiny_recipe.read_text().replace('"max"', '"average"'))
     code = """
 import jax, numpy as np, sys
 from dataclasses import replace
@@ -273,11 +278,11 @@ for count in (1, 2, 4, 8):
     found[count] = np.array(losses), jax.device_get((result.progress.state, result.logits))
     assert len(losses) == 50 and losses[-1] < losses[0]
 for losses, state in found.values():
-    np.testing.assert_allclose(losses, found[1][0], rtol=1e-3)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=5e-3, atol=5e-3), state, found[1][1])
+    np.testing.assert_allclose(losses, found[1][0], rtol=2e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=5e-4, atol=5e-4), state, found[1][1])
 """
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    subprocess.run([sys.executable, "-c", code, tiny_recipe], check=True, cwd=ROOT, env=environment)
+    subprocess.run([sys.executable, "-c", code, recipe], check=True, cwd=ROOT, env=environment)
 
 
 @pytest.mark.slow
