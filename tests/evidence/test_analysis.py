@@ -82,12 +82,12 @@ def test_each_run_is_compared_with_the_one_it_extends(tmp_path):
 
 
 def test_the_disputed_labels_are_those_that_trained_networks_contradict():
-    """Each of the 15, and none of its neighbours, is wrong in many of the measured networks (0.6 % of the others are),
+    """Each of the 15, and none of its neighbours, is wrong in many of the measured networks (0.5 % of the others are),
     of whose steps each counts once."""
     runs = read_all([ROOT / "results"])
     wrong = np.mean([(run.predicted != run.labels).mean(axis=0) for run in runs], axis=0)
     disputed = np.array(analysis.DISPUTED)
-    assert wrong[disputed].min() > 0.3 > wrong[[*disputed - 1, *disputed + 1]].max()
+    assert wrong[disputed].min() > 0.2 > wrong[[*disputed - 1, *disputed + 1]].max()
 
 
 def test_longer_training_is_compared_with_shorter(tmp_path):
