@@ -54,7 +54,8 @@ class Difference:
     interval: tuple[float, float] | None = None  # of the mean, 95 %, not corrected
     p_value: float | None = None  # two-sided paired t-test
     corrected: float | None = None  # over all steps of the drill
-    seeds_needed: int | None = None  # None: more than 1,000, or no telling
+    effect: float | None = None  # the mean in standard deviations of the differences
+    comparisons: int = 1  # that the drill makes
 
     @property
     def verdict(self) -> str:
@@ -66,7 +67,8 @@ class Difference:
         text = f"no evidence at {self.seeds} seeds"
         if self.p_value is None:
             return f"{text}: every seed differs by as much"
-        needed = f"about {self.seeds_needed:,}" if self.seeds_needed else f"more than {MOST_SEEDS:,}"
+        needed = seeds_needed(abs(self.effect or 0), ALPHA / self.comparisons)
+        needed = f"about {needed:,}" if needed else f"more than {MOST_SEEDS:,}"
         return f"{text}; {needed} seeds for {100 * POWER:.0f} % power"
 
 
@@ -77,16 +79,19 @@ def difference(baseline: str, old: np.ndarray, new: np.ndarray) -> Difference:
         return Difference(baseline, len(delta), float(delta.mean()))
     test: Any = stats.ttest_rel(new, old)
     low, high = test.confidence_interval(CONFIDENCE)
-    needed = seeds_needed(abs(delta.mean()) / delta.std(ddof=1))
-    interval = (float(low), float(high))
-    return Difference(baseline, len(delta), float(delta.mean()), interval, float(test.pvalue), seeds_needed=needed)
+    mean, effect = float(delta.mean()), float(delta.mean() / delta.std(ddof=1))
+    return Difference(baseline, len(delta), mean, (float(low), float(high)), float(test.pvalue), effect=effect)
 
 
 def corrected(differences: Sequence[Difference | None]) -> list[Difference | None]:
     """The same with p-values corrected for their number (Holm, 1979), which holds for any dependence; neighbours in the
     drill share a step."""
-    adjusted = iter(holm([d.p_value for d in differences if d is not None and d.p_value is not None]))
-    return [d if d is None or d.p_value is None else replace(d, corrected=next(adjusted)) for d in differences]
+    p_values = [d.p_value for d in differences if d is not None and d.p_value is not None]
+    adjusted = iter(holm(p_values))
+    return [
+        d if d is None or d.p_value is None else replace(d, corrected=next(adjusted), comparisons=len(p_values))
+        for d in differences
+    ]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -99,12 +104,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def seeds_needed(effect: float) -> int | None:
-    """How many pairs a two-sided paired t-test at 5 % needs to see a true mean difference of `effect` standard
-    deviations four times in five; None above 1,000. Its power is that of the noncentral t distribution (Cohen 1988)."""
+def seeds_needed(effect: float, level: float = ALPHA) -> int | None:
+    """How many pairs a two-sided paired t-test needs to see a true mean difference of `effect` standard deviations four
+    times in five; None above 1,000. Its power is that of the noncentral t distribution (Cohen 1988). Among several
+    comparisons the level is 5 % over their number (Bonferroni's): what passes it passes Holm's correction too."""
     for n in range(2, MOST_SEEDS + 1):
-        critical, shift = stats.t.isf(ALPHA / 2, n - 1), effect * np.sqrt(n)
-        if stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift) >= POWER:
+        critical, shift = stats.t.isf(level / 2, n - 1), effect * np.sqrt(n)
+        wrong_sign = np.nan_to_num(stats.nct.cdf(-critical, n - 1, shift))  # SciPy's is NaN where it is next to nothing
+        if stats.nct.sf(critical, n - 1, shift) + wrong_sign >= POWER:
             return n
     return None
 
