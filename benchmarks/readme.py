@@ -29,8 +29,7 @@ def with_tables(text: str, tables: list[str]) -> str:
 
 def main() -> None:
     runs = by_dataset(read_all([RESULTS]))[0]
-    svg = plots.ladder([analysis for analysis in runs if analysis.label != "step_1"], 8.5)
-    write_text(PICTURE, svg.replace(">", f">{COLOURS}", 1))
+    write_text(PICTURE, plots.ladder(runs, 8.5).replace(">", f">{COLOURS}", 1))
     write_text(README, with_tables(README.read_text(encoding="utf-8"), summary([RESULTS]).split("\n\n")))
 
 
