@@ -48,6 +48,7 @@ def test_contenders_train_the_same_network(step, digits):
     assert network(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
 
 
+@pytest.mark.slow
 def test_contenders_see_every_image_once_rotated(digits):
     recipe = config.load("5")
     few = dataclasses.replace(digits, train_images=digits.train_images[:300], train_labels=digits.train_labels[:300])

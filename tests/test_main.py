@@ -231,6 +231,7 @@ def test_a_signal_in_the_middle_of_an_epoch(tiny_recipe, tmp_path):
     assert cut == whole and len(whole) == 2
 
 
+@pytest.mark.slow
 def test_the_progress_bar_on_a_terminal(tiny_recipe, tmp_path):
     """A terminal, as `pty` makes one, gets a bar with loss, accuracy and time left."""
     import pty

@@ -132,6 +132,7 @@ def test_mistakes(trained, arguments, code, message, capsys):
     assert message in error and error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_mnist_as_pictures(mnist_dir, tmp_path, capsys):
     """Every test image as a PNG file: the run's own accuracy, to the last image."""
     images = idx.read(mnist_dir / "t10k-images-idx3-ubyte.gz", 3)

@@ -346,7 +346,7 @@ def test_however_convolutions_are_computed_the_result_is_the_same(tiny, digits, 
     ("seeds", "execution"),
     [
         ([5, 6], {}),  # one a device
-        ([5, 6, 7], {}),  # in turn on one device
+        pytest.param([5, 6, 7], {}, marks=pytest.mark.slow),  # in turn on one device
         pytest.param(  # as on an accelerator: by vmap
             [5, 6, 7], {"epoch": "scan", "convolution": "patches"}, marks=pytest.mark.slow
         ),
