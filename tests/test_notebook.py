@@ -9,8 +9,7 @@ from conftest import ROOT
 NOTEBOOK = ROOT / "notebooks" / "drill.ipynb"
 # Each of the 1,437 digits once, not eight times.
 FEW_DIGITS = """from jaxdrill import embedded
-images, labels, *test = embedded.digits()
-embedded.digits = lambda: (images[:1437], labels[:1437], *test)"""
+embedded.digits = lambda all=embedded.digits(): (all[0][:1437], all[1][:1437], *all[2:])"""
 
 
 @pytest.fixture(scope="module")
