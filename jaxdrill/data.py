@@ -52,6 +52,13 @@ class Dataset:
             digest.update(getattr(self, name).data)
         return digest.hexdigest()
 
+    @property
+    def evaluated_sha256(self) -> str:
+        """Compute the SHA-256 checksum of the evaluated images' and labels' bytes."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.test_images).data)
+        digest.update(np.ascontiguousarray(self.test_labels).data)
+        return digest.hexdigest()
+
 
 def load(name: str, data_dir: Path | None = None, offline: bool = False) -> Dataset:
     """A dataset by name; `auto` is MNIST if it can be had, otherwise digits, with a warning.

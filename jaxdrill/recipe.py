@@ -66,7 +66,7 @@ class Average(Table):
 
 
 class Execution(Table):
-    """How the work is given to the devices. It changes the speed, and results only by rounding."""
+    """How the work is distributed over devices. It changes the speed; results are statistically equivalent."""
 
     epoch: Literal["auto", "steps", "scan"] = Field(
         default="auto", description="how an epoch runs; auto is steps on CPU, else scan"

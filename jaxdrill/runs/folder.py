@@ -30,6 +30,7 @@ class Metadata(BaseModel):
     parameters: int
     dataset: str
     dataset_sha256: str
+    evaluated_sha256: str | None = None  # not in runs of earlier versions
     split: Literal["test", "validation"]
     versions: dict[str, str]
     devices: list[str]
@@ -43,8 +44,12 @@ Rows = list[dict[str, Any]]
 
 
 def predictions_file(folder: Path, seed: int) -> Path:
-    """Of one seed, after its last epoch: epoch int, labels uint8[N], predicted uint8[N] and probabilities
-    float16[N, 10], rounded to four decimals, of the evaluated images."""
+    """Return the path of a seed's predictions after its last epoch.
+
+    The file holds epoch int; of the evaluated images labels uint8[N], predicted uint8[N] and probabilities
+    float16[N, 10], rounded to four decimals; and of a subset of the training images, in evaluation mode, train_correct
+    and train_examples, int (runs of earlier versions lack these two).
+    """
     return folder / "predictions" / f"seed_{seed}.npz"
 
 
@@ -83,13 +88,26 @@ def as_row(value: Any) -> dict[str, Any]:
     return {"seed": value["seed"], "epoch": value["epoch"]} | value
 
 
-def write_predictions(folder: Path, seed: int, epoch: int, labels: np.ndarray, logits: np.ndarray) -> None:
-    """Writes the predictions' file of a seed, from its logits float32[N, 10] after an epoch."""
+def write_predictions(
+    folder: Path, seed: int, epoch: int, labels: np.ndarray, logits: np.ndarray, train: tuple[int, int]
+) -> None:
+    """Write the predictions of a seed after an epoch.
+
+    Args:
+        folder: run folder.
+        seed: the seed.
+        epoch: number of the epoch, from 0.
+        labels: uint8[N] of the evaluated images.
+        logits: float32[N, 10] of the evaluated images.
+        train: the number of training images classified correctly in evaluation mode, and the number of them evaluated.
+    """
     arrays = {
         "epoch": np.int64(epoch),
         "labels": labels,
         "predicted": logits.argmax(axis=-1).astype(np.uint8),
         "probabilities": np.round(softmax(logits, axis=-1), 4).astype(np.float16),  # rounded they pack to a third
+        "train_correct": np.int64(train[0]),
+        "train_examples": np.int64(train[1]),
     }
     write_npz(predictions_file(folder, seed), arrays)
 

@@ -90,14 +90,15 @@ class Group:
             for result in fit(self.program, self.seeds, progress, self._watch):
                 self._end_epoch(result, scalars)
         if result:
-            _write_last(run, self.seeds, result.progress, result.logits, result.epoch)
+            self._write_last(result.progress, result.logits, result.epoch)
         elif progress:  # all epochs were there, and only what is written of the last one is missing
-            _write_last(run, self.seeds, progress, self.program.evaluate(progress.state)[1], done - 1)
+            self._write_last(progress, self.program.evaluate(progress.state)[1], done - 1)
 
     def _restored(self, source: Checkpoint) -> Progress:
         """The progress of the group's seeds in a checkpoint, which process 0 has read."""
         if (before := source.metadata.get("layout", self.layout)) != self.layout:
-            say(f"{self.name}: from {before} device(s) to {self.layout}: the same numbers to rounding, not bit for bit")
+            changed = f"{self.name}: The devices changed from {before} to {self.layout}."
+            say(f"{changed} Results are statistically equivalent to those of one layout, not identical.")
         like = self.program.template
         own = checkpoints.select(source, like, self.seeds) if processes.is_first() else None
         return processes.put(processes.share_arrays(own, like), self.program.sharding)
@@ -161,16 +162,18 @@ class Group:
         where = f"the state is saved in {self.run.workdir}, and the same command continues from there"
         self.run.stop.check(f"stopped at step {step} of {self.name}; {where}")
 
-
-def _write_last(run: Session, seeds: list[int], progress: Progress, logits: np.ndarray, epoch: int) -> None:
-    """The predictions and weights of each seed after the epoch that the progress ends."""
-    weights = processes.fetch(named_weights(*evaluated_weights(progress.state)))
-    if not processes.is_first():
-        return
-    about = {key: run.metadata[key] for key in ("dataset", "dataset_sha256", "versions", "git_commit")}
-    for n, seed in enumerate(seeds):
-        own = {name: array[n] for name, array in weights.items()}
-        write_weights(
-            folder.weights_file(run.workdir, seed), own, run.config, about | {"seed": seed, "epochs": epoch + 1}
-        )
-        folder.write_predictions(run.workdir, seed, epoch, run.dataset.test_labels, logits[n])
+    def _write_last(self, progress: Progress, logits: np.ndarray, epoch: int) -> None:
+        """Write the predictions and weights of each seed after the epoch that the progress ends."""
+        run = self.run
+        train = processes.fetch(self.program.evaluate_training(progress.state))
+        weights = processes.fetch(named_weights(*evaluated_weights(progress.state)))
+        if not processes.is_first():
+            return
+        about = {key: run.metadata[key] for key in ("dataset", "dataset_sha256", "versions", "git_commit")}
+        for n, seed in enumerate(self.seeds):
+            own = {name: array[n] for name, array in weights.items()}
+            write_weights(
+                folder.weights_file(run.workdir, seed), own, run.config, about | {"seed": seed, "epochs": epoch + 1}
+            )
+            correct = int(train.correct[n]), int(train.count[n])
+            folder.write_predictions(run.workdir, seed, epoch, run.dataset.test_labels, logits[n], correct)

@@ -46,6 +46,7 @@ def describe_run(
         "parameters": parameters,
         "dataset": dataset.name,
         "dataset_sha256": identity["dataset_sha256"],
+        "evaluated_sha256": dataset.evaluated_sha256,
         "dataset_files": dataset.files,
         "init_sha256": identity.get("init_sha256", ""),
         "split": dataset.split,

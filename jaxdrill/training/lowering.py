@@ -27,6 +27,7 @@ from jaxdrill.training.step import (
 )
 
 EVALUATION_BATCH = 1000
+TRAINING_SUBSET = 10_000  # training images that are evaluated after the last epoch
 
 Launch = tuple[int, int]  # how many steps are done at once, on batches of how many images
 
@@ -154,6 +155,14 @@ def numerics(precision: str) -> ExitStack:
 def abstract(tree: Any, sharding: NamedSharding) -> Any:
     """The shapes and dtypes of arrays, and where they are to be."""
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), tree)
+
+
+def training_subset(count: int) -> np.ndarray:
+    """Return the indices of the training images that are evaluated, int64[N]: all, or evenly spaced ones.
+
+    Evenly spaced, because files of a user's own may be sorted by class.
+    """
+    return np.linspace(0, count - 1, min(count, TRAINING_SUBSET)).round().astype(np.int64)
 
 
 def test_batches(dataset: Dataset, num_shards: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ from jaxdrill.data import Dataset
 from jaxdrill.nn.network import from_named_weights
 from jaxdrill.recipe import Config
 from jaxdrill.training import devices, processes
-from jaxdrill.training.lowering import Launch, Lowering, root_keys, test_batches
+from jaxdrill.training.lowering import Launch, Lowering, root_keys, test_batches, training_subset
 from jaxdrill.training.metrics import Sums
 from jaxdrill.training.step import Progress, TrainState
 
@@ -42,6 +42,8 @@ class Program(Lowering):
         self._train_data = processes.put((dataset.train_images, dataset.train_labels), self.replicated)
         test, self._test_count = test_batches(dataset, self.mesh.shape["batch"]), len(dataset.test_labels)
         self._test_data = processes.put(test, self.over_batch)
+        subset = training_subset(len(dataset.train_labels))
+        self._train_subset = dataset.train_images[subset], dataset.train_labels[subset]
         self._test_batches = processes.put(list(np.arange(len(test[0]), dtype=np.int32)), self.replicated)
         names = self.names()
         lowered = [self.lower(name) for name in names]
@@ -89,6 +91,25 @@ class Program(Lowering):
             totals, new = jax.block_until_ready(self.compiled["evaluate"](state, totals, self._test_data, batch))
             logits.append(processes.fetch(new))
         return totals, np.concatenate(logits, axis=1)[:, : self._test_count]
+
+    def evaluate_training(self, state: TrainState) -> Sums:
+        """Evaluate a fixed subset of the training images, without dropout and augmentation.
+
+        It is cut into parts of as many batches as the test images have, so that the program for these is used again.
+
+        Returns:
+            The sums of each seed over at most TRAINING_SUBSET images, each counted once.
+        """
+        images, labels = self._train_subset
+        num_batches, size = self.test_data[0].shape[:2]
+        totals = processes.put(self.zero, self.sharding)
+        for first in range(0, len(labels), num_batches * size):
+            indices = first + np.arange(num_batches * size).reshape(num_batches, size)
+            padded, valid = np.minimum(indices, len(labels) - 1), indices < len(labels)
+            part = processes.put((images[padded], labels[padded], valid), self.over_batch)
+            for batch in self._test_batches[: -(-(len(labels) - first) // size)]:
+                totals, _ = jax.block_until_ready(self.compiled["evaluate"](state, totals, part, batch))
+        return totals
 
     def reset(self, progress: Progress) -> Progress:
         """The progress at the beginning of an epoch."""

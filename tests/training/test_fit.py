@@ -215,6 +215,26 @@ def test_evaluation_is_exact_for_any_batch(tiny, digits, monkeypatch, evaluation
     np.testing.assert_allclose(found[0], logits, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("evaluation_batch", "subset"), [(1000, 10_000), (70, 1000), (7, 360), (1000, 100)])
+def test_training_images_are_evaluated_without_dropout_and_augmentation(
+    tiny, digits, monkeypatch, evaluation_batch, subset, compiled_when_called
+):
+    """All 1,437 in parts of the 360 test images, or so many, evenly spaced; each counts once, whatever the batches."""
+    monkeypatch.setattr(lowering, "EVALUATION_BATCH", evaluation_batch)
+    monkeypatch.setattr(lowering, "TRAINING_SUBSET", subset)
+    compiled = Program(tiny, digits)
+    state = compiled.start(compiled.root_keys([1])).state
+    found = one(compiled.evaluate_training(state))
+    indices = np.linspace(0, 1436, min(subset, 1437)).round().astype(int)
+    assert len(set(indices.tolist())) == len(indices) and (indices[0], indices[-1]) == (0, 1436)
+    own = one(state)
+    x = normalize(jnp.array(digits.train_images[indices]))
+    logits, _ = network.apply(network.make_graph(tiny.network), own.params, own.batch_stats, x, train=False)
+    expected = metrics.sums(logits, digits.train_labels[indices].astype(np.int32))
+    assert (int(found.count), int(found.correct)) == (len(indices), int(expected.correct))
+    np.testing.assert_allclose(found.mean_loss, expected.mean_loss, rtol=1e-5)
+
+
 def test_seeds_of_the_same_number_are_paired_across_steps(tiny, digits, compiled_when_called):
     """Recipes of one network: a seed starts from the same weights, in the same order."""
     recipes = [tiny, changed(tiny, augmentation={"rotation_degrees": 0.0}, optimizer={"momentum": 0.5})]
