@@ -19,7 +19,7 @@ from benchmarks import browser
 from jaxdrill.deploy import page
 from jaxdrill.errors import Parser, RunError, exit_code
 from jaxdrill.files import write_text
-from jaxdrill.runs.reader import find
+from jaxdrill.runs.reader import read_each
 
 RESULTS = Path("results/benchmarks/drawing.json")
 POINTS = [[80, 70], [140, 50], [200, 75], [190, 125], [140, 140], [200, 165], [200, 210], [140, 235], [80, 215]]
@@ -53,7 +53,7 @@ def main() -> None:
         raise RunError("no Chromium is installed")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         file = Path(folder) / "page.html"
-        write_text(file, page.build(find(options.runs), page.MOST_SEEDS if options.picture else 1))
+        write_text(file, page.build(read_each(options.runs), page.MOST_SEEDS if options.picture else 1))
         with browser.started(Path(folder) / "profile") as opened:
             if options.picture:
                 opened.open(file, 980, 512)

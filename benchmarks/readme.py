@@ -6,7 +6,8 @@ python -m benchmarks.readme
 from pathlib import Path
 
 from jaxdrill.evidence import plots
-from jaxdrill.evidence.page import by_dataset, summary
+from jaxdrill.evidence.analysis import group_runs
+from jaxdrill.evidence.page import summary
 from jaxdrill.files import write_text
 from jaxdrill.runs.reader import read_all
 
@@ -28,7 +29,7 @@ def with_tables(text: str, tables: list[str]) -> str:
 
 
 def main() -> None:
-    runs = by_dataset(read_all([RESULTS]))[0]
+    runs = group_runs(read_all([RESULTS]))[0]
     write_text(PICTURE, plots.ladder(runs, 8.5).replace(">", f">{COLOURS}", 1))
     write_text(README, with_tables(README.read_text(encoding="utf-8"), summary([RESULTS]).split("\n\n")))
 

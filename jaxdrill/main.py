@@ -80,10 +80,10 @@ def _check(arguments: list[str]) -> None:
                         help="largest p-value of the one-sided t-test (default: 0.05)")  # fmt: skip
     options = parser.parse_args(arguments)
     from jaxdrill.evidence import statistics
-    from jaxdrill.runs.reader import find, read
+    from jaxdrill.runs.reader import read_each
 
     failures = []
-    for run in [read(folder) for folder in find(options.runs)]:
+    for run in read_each(options.runs):
         accuracies = run.metrics["accuracy"][:, -1]
         p_value = statistics.above(accuracies, options.min_accuracy)
         measured = f"{run.folder}: {run.split} {100 * accuracies.mean():.2f} % over {len(accuracies)} seed(s)"

@@ -25,9 +25,9 @@ def _command(arguments: list[str]) -> None:
     if options.seeds is not None and options.seeds < 1:
         raise UsageError(f"--seeds is {options.seeds}; allowed: a whole number of at least 1")
     from jaxdrill.deploy import page
-    from jaxdrill.runs.reader import find
+    from jaxdrill.runs.reader import read_each
 
-    text = page.build(find(options.runs), options.seeds or page.MOST_SEEDS)
+    text = page.build(read_each(options.runs), options.seeds or page.MOST_SEEDS)
     write_text(options.out, text)
     say(f"{options.out}: {len(text.encode()) / 1000:.0f} kB; open it in a browser")
 

@@ -1,5 +1,6 @@
 """The command `python -m jaxdrill.report RUN...`: writes `report.html` and `report.md` of run folders."""
 
+import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -19,15 +20,34 @@ def _command(arguments: list[str]) -> None:
     parser = Parser(prog="python -m jaxdrill.report", description=about, allow_abbrev=False)
     parser.add_argument("runs", nargs="*", type=Path, default=[Path("runs")], metavar="RUN",
                         help="run folder, or a folder of run folders (default: runs)")  # fmt: skip
+    parser.add_argument("--detect", type=_points, metavar="X",
+                        help="say how many seeds detect a true difference of X percentage points, such as 0.05")  # fmt: skip
     parser.add_argument("--out", type=Path, help="folder of the report (default: RUN; of several, the one they are in)")
     chosen = parser.parse_args(arguments)
-    page = write_report(chosen.runs, chosen.out)
+    page = write_report(chosen.runs, chosen.out, chosen.detect)
     say(f"{page} and {page.with_suffix('.md')}")
 
 
-def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
-    """Writes the report of run folders, or of folders of them, into `out`; if that is None, into the only path, or the
-    folder that all are in. Returns the path of `report.html`.
+def _points(text: str) -> float:
+    """Parse a difference in percentage points."""
+    try:
+        if 0 < (value := float(text)) <= 100:
+            return value
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text} is not a number of percentage points above 0 and up to 100")
+
+
+def write_report(paths: Sequence[Path], out: Path | None = None, detect: float | None = None) -> Path:
+    """Write the report of run folders, or of folders of run folders.
+
+    Args:
+        paths: run folders; a folder of run folders stands for those in it.
+        out: folder of the report; if None, the only path, or the folder that holds all of them.
+        detect: difference in percentage points for which the report says how many seeds detect it.
+
+    Returns:
+        The path of `report.html`; `report.md` is beside it.
 
     Raises:
         UsageError: the paths are in different folders, and there is no `out`.
@@ -40,13 +60,14 @@ def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
     if list(paths) == [Path("runs")] and not paths[0].is_dir():
         raise RunError("there is no folder runs here; train first (python -m jaxdrill.main), or name a run folder")
     from jaxdrill.evidence import page, prose
+    from jaxdrill.evidence.analysis import group_runs
     from jaxdrill.runs.reader import read_all
 
     runs = read_all(paths)
-    for analyses in page.by_dataset(runs):
+    for analyses in group_runs(runs):
         for caveat in prose.caveats([analysis.run for analysis in analyses]):
             print_error(caveat)
-    html, markdown = page.render(runs)
+    html, markdown = page.render(runs, detect)
     write_text(out / "report.md", markdown)
     write_text(out / "report.html", html)
     return out / "report.html"

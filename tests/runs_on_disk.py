@@ -16,11 +16,22 @@ BETTER = {1: [0.96, 0.981, 0.995], 2: [0.95, 0.982, 0.996], 3: [0.97, 0.983, 0.9
 
 
 def write_run(
-    path: Path, step: str, curves: dict[int, list[float]], data="mnist", labels=None, split="test", **more
+    path: Path,
+    step: str,
+    curves: dict[int, list[float]],
+    data="mnist",
+    labels=None,
+    split="test",
+    flags=None,
+    train=None,
+    **more,
 ) -> Path:
-    """A finished run's folder with these test accuracies of each seed; the wrong images differ from seed to seed."""
+    """Write a finished run with these test accuracies of each seed; the wrong images differ from seed to seed.
+
+    `flags` are laid over the recipe. `train` is the number of 100 training images that each seed classifies correctly.
+    """
     epochs, seeds = len(next(iter(curves.values()))), sorted(curves)
-    recipe = config.load(step).model_copy(
+    recipe = config.load(step, flags or {}).model_copy(
         update={"data": data, "epochs": epochs, "seed": seeds[0], "seeds": len(seeds)}
     )
     labels = np.arange(1000) % 10 if labels is None else labels
@@ -49,6 +60,7 @@ def write_run(
         shown |= set(wrong.tolist())
         arrays = {"epoch": epochs - 1, "labels": np.array(labels, np.uint8), "predicted": predicted,
                   "probabilities": np.eye(10, dtype=np.float16)[predicted]}  # fmt: skip
+        arrays |= {"train_correct": train[seed], "train_examples": 100} if train else {}
         tensors.write_npz(folder.predictions_file(path, seed), arrays)
     images = np.random.default_rng(0).integers(0, 256, (len(shown), 28, 28), dtype=np.uint8)
     tensors.write_npz(path / "images.npz", {"index": np.array(sorted(shown)), "images": images})

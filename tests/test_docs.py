@@ -29,7 +29,7 @@ def test_a_step_of_ones_own(tmp_path):
     assert all(row["validation_accuracy"] > 0.7 for row in rows), rows
     tried, verdict = ((tmp_path / folder / "report.md").read_text() for folder in ("tried", "runs"))
     assert "| smooth | step_5 | 2 |" in tried and "validation" in tried
-    assert "no evidence at 2 seeds" in verdict and "validation" not in verdict
+    assert "1 of 1 comparisons is inconclusive" in verdict and "validation" not in verdict
     assert {"smooth_seed_1_pytorch.safetensors", "page.html"} <= {path.name for path in tmp_path.iterdir()}
 
 

@@ -91,7 +91,7 @@ def test_any_value_in_run_json(tmp_path, value, key):
     good = json.loads((run / "good.json").read_text())
     (run / "run.json").write_text(json.dumps(good | {key: value}))
     try:
-        html, markdown = page.by_dataset([reader.read(run)]), page.summary([run])
+        html, markdown = analysis.group_runs([reader.read(run)]), page.summary([run])
         assert html and "<script" not in markdown
     except RunError as error:
         assert "run" in f"{error}"

@@ -13,13 +13,14 @@ from xml.etree import ElementTree
 import pytest
 from conftest import ROOT
 from PIL import Image
-from runs_on_disk import CURVES, write_run
+from runs_on_disk import CURVES, write_run, write_trained
 
 import jaxdrill
 import jaxdrill.report
 from benchmarks import readme
 from jaxdrill.evidence.page import summary
 from jaxdrill.main import main
+from jaxdrill.page import main as page_main
 from jaxdrill.runs.reader import read_all
 
 report = sys.modules["jaxdrill.report"]
@@ -59,20 +60,22 @@ def test_summary(drill):
         "| step_2 | mnist | 9,606 | 1.45 | 3 | 9.0 | 3 | 99.20 ± 0.20 | 98.70 to 99.70 | 99.20 ± 0.20 | 98.85 (3) |"
     ]
     lines = summary([drill]).splitlines()
-    assert (
-        "| step_3 | step_2 | 2 | +0.000 | - | - | - | no evidence at 2 seeds: every seed differs by as much |" in lines
-    )
+    assert "| step_3 | step_2 | 2 | +0.000 | - | - | - | - | inconclusive |" in lines
     assert any(line.startswith("| step_5 | step_4 | 3 | +0.467 | +0.323 to +0.610 | 0.0051 | ") for line in lines)
 
 
 def test_a_single_seed_on_digits(tmp_path, capsys):
     write_run(tmp_path / "run", "2", {7: [0.98]}, data="digits")
     assert report.main([str(tmp_path / "run")]) == 0
-    assert f"{tmp_path / 'run'} has a single seed: its spread is not known" in capsys.readouterr().err
+    assert f"{tmp_path / 'run'} has a single seed: the spread over seeds is unknown" in capsys.readouterr().err
     for name in ("report.md", "report.html"):
         text = (tmp_path / "run" / name).read_text()
-        assert "Single seed: neither its spread nor a difference can be concluded." in text
+        assert "A single seed shows neither the spread over seeds nor whether a change helped." in text
         assert not re.search(r"99\.4|disputed|notebook|overfit|of our seeds|†", text)  # MNIST's, or several seeds'
+    page = (tmp_path / "run" / "report.html").read_text()
+    links = re.findall(r'<a href="#([^"]+)"', page)
+    assert links == ["d1-runs", "d1-curves", "d1-wrong", "d1-details", "measured"]  # no comparison, so no link to one
+    assert all(f'id="{link}"' in page for link in links)
 
 
 def test_datasets_splits_and_epochs_beside_each_other(tmp_path, monkeypatch, capsys):
@@ -85,11 +88,57 @@ def test_datasets_splits_and_epochs_beside_each_other(tmp_path, monkeypatch, cap
     assert report.main([]) == 0
     assert capsys.readouterr().out == "runs/report.html and runs/report.md\n"
     text = (tmp_path / "runs" / "report.md").read_text()
-    assert text.startswith("# The drill on mnist, digits, mnist (validation)\n")
-    parts = [text.index(f"\n## {name}\n") for name in ("mnist", "digits", "mnist (validation)")]
+    assert text.startswith("# The drill on mnist, digits, mnist (validation, 1,000 images)\n")
+    names = ("mnist", "digits", "mnist (validation, 1,000 images)")
+    parts = [text.index(f"\n## {name}\n") for name in names]
     assert parts == sorted(parts)
-    assert "| step_4 (4 epochs) | step_4 (3 epochs) | 3 | +0.100 |" in text
+    assert "| step_4 (long: epochs 4) | step_4 (epochs 3) | 3 | +0.100 |" in text
     assert "| step | seeds | validation % | change | verdict |" in text
+
+
+def test_pictures_that_were_not_kept_are_told_from_recipes_that_augment_nothing(tmp_path):
+    run = write_run(tmp_path / "run", "4", CURVES)
+    kept = write_run(tmp_path / "still", "2", CURVES)
+    (run / "images.npz").unlink()
+    assert "No pictures were kept: no run folder here holds images.npz." in jaxdrill.write_report([run]).read_text()
+    assert "No run here that kept pictures augments its images." in jaxdrill.write_report([kept]).read_text()
+
+
+def test_planning_takes_the_difference_to_detect(drill, capsys):
+    assert report.main([str(drill), "--detect", "0.5"]) == 0
+    text = (drill / "report.md").read_text()
+    assert "| smallest detectable, points | seeds to detect 0.5 points | verdict |" in text
+    # The differences of step 5 from step 4 have a standard deviation of .0577 points: three seeds are enough.
+    assert "| 0.0051 | 0.0051 | 0.188 | 3 | helped |" in text
+    assert report.main([str(drill)]) == 0 and "seeds to detect" not in (drill / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda run: (run / "run.json").write_text("{"), lambda run: (run / "metrics.jsonl").write_text("")]
+)
+def test_an_unfinished_or_damaged_run_in_a_folder_is_named_and_skipped(drill, capsys, spoil):
+    """By report, check and page; passed itself, it is an error."""
+    bad = drill / "step_4"
+    spoil(bad)
+    for run in ("step_2", "step_3", "step_4", "step_5"):
+        write_trained(drill / run, run.removeprefix("step_"), [1])
+    commands = [
+        lambda *runs: report.main([*runs]),
+        lambda *runs: main(["check", *runs, "--min-accuracy", "0.5"]),
+        lambda *runs: page_main([*runs, "--out", str(drill / "page.html")]),
+    ]
+    for command in commands:
+        assert command(str(drill)) == 0
+        error = capsys.readouterr().err
+        assert error.startswith(f"jaxdrill: warning: a run is skipped: {bad} is ")
+        assert command(str(bad)) == 1
+        error = capsys.readouterr().err
+        assert error.startswith(f"jaxdrill: {bad} is ") and error.count("\n") == 1
+    for run in ("step_2", "step_3", "step_5"):
+        shutil.rmtree(drill / run)
+    for command in commands:
+        assert command(str(drill)) == 1
+        assert f"no finished run was found: {bad} is " in capsys.readouterr().err
 
 
 def test_text_from_files_is_no_markup(tmp_path):
@@ -110,6 +159,7 @@ def test_text_from_files_is_no_markup(tmp_path):
         (["nowhere"], 1, "there is no run folder nowhere"),
         (["."], 1, ". is no run folder: it holds no config.json"),
         (["--output", "x", "nowhere"], 2, "unrecognized arguments: --output"),
+        (["nowhere", "--detect", "0"], 2, "0 is not a number of percentage points above 0 and up to 100"),
         (["a/step_2", "b/step_3"], 2, "the runs are in different folders; say with --out"),
     ],
 )

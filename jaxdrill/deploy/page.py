@@ -8,7 +8,6 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from jaxdrill.deploy.trained import Trained
 from jaxdrill.errors import RunError
 from jaxdrill.nn.architecture import count_parameters, trace
 from jaxdrill.runs import weights
-from jaxdrill.runs.reader import Run, read
+from jaxdrill.runs.reader import Run
 from jaxdrill.training.augmentation import MEAN, STANDARD_DEVIATION
 
 BUDGET = 330_000  # bytes that the weights may take in the page; beyond it a run has its first seed only
@@ -92,14 +91,17 @@ def encoded(packed: Sequence[Packed]) -> str:
     return base64.b64encode(zlib.compress(b"".join(a.tobytes() for a in arrays), 9)).decode()
 
 
-def build(folders: Sequence[Path], most_seeds: int = MOST_SEEDS) -> str:
-    """The page of run folders: the first seed of each, then of all in turn further ones, up to `most_seeds`, as long as
-    the page stays small.
+def build(runs: Sequence[Run], most_seeds: int = MOST_SEEDS) -> str:
+    """Build the page of runs: the first seed of each, then further seeds run by run while the page stays small.
+
+    Args:
+        runs: with weights in their folders.
+        most_seeds: maximum number of seeds per run.
 
     Raises:
-        RunError: as `runs.reader.read`, or a run holds no weights.
+        RunError: a run holds no weights.
     """
-    networks, left = [Network(read(folder)) for folder in folders], BUDGET
+    networks, left = [Network(run) for run in runs], BUDGET
     for number in range(most_seeds):
         for network in networks:
             folder = network.run.folder
@@ -150,8 +152,7 @@ def hard_images(runs: Sequence[Run]) -> tuple[list[dict[str, int]], str]:
     index and label of each, and the images below each other as a PNG in base64."""
     images, wrong = {}, np.zeros(len(runs[0].labels))
     for run in runs:
-        same_data = run.metadata["dataset_sha256"] == runs[0].metadata["dataset_sha256"]
-        if same_data and np.array_equal(run.labels, runs[0].labels):  # so also the same images held out, if any
+        if run.same_images(runs[0]):
             images |= run.images
             wrong += (run.predicted != run.labels).mean(0)
     chosen = sorted(images, key=lambda index: (-wrong[index], index))[:HARD_IMAGES]

@@ -9,8 +9,10 @@ from statistics import median_low
 import numpy as np
 from scipy import stats
 
-from jaxdrill.config import recipe_folder
-from jaxdrill.evidence.statistics import Difference, Summary, corrected, difference, epochs_at_target, summary
+from jaxdrill.config import load, options, recipe_folder, steps
+from jaxdrill.evidence.statistics import Difference, Summary, correct, difference, epochs_at_target, summary
+from jaxdrill.nn.architecture import layer_table
+from jaxdrill.recipe import Config
 from jaxdrill.runs.reader import Run
 
 # The test labels that most people reject, by index from 0: Northcutt, Athalye and Mueller, "Pervasive label errors in
@@ -29,9 +31,9 @@ class Analysis:
     """A run, and what its seeds show. Accuracies without a split are those of the run's evaluated images."""
 
     run: Run
-    label: str  # the run's name, and its epochs where there are several of it
+    label: str  # the recipe's name, with folder and differing fields if several runs have that name
     baseline: Run | None  # the run that it is compared with
-    change: Difference | None  # from it
+    change: Difference | None  # from the baseline; None without one, or without a common seed
 
     @cached_property
     def last(self) -> Summary:
@@ -40,18 +42,20 @@ class Analysis:
 
     @cached_property
     def best(self) -> Summary:
-        """Accuracy of each seed's best epoch. The epoch is chosen by the evaluated images, so it is too high."""
+        """Accuracy of each seed's best epoch. Optimistically biased: the epoch is selected on the evaluated images."""
         return summary(self.run.metrics["accuracy"].max(axis=1))
 
     @cached_property
-    def train(self) -> Summary:
-        """Training accuracy of the last epoch, measured while training, with dropout and augmentation."""
-        return summary(self.run.metrics["train_accuracy"][:, -1])
+    def train(self) -> Summary | None:
+        """Accuracy on training images in evaluation mode, after the last epoch; None if it was not measured."""
+        return None if self.run.train_evaluation is None else summary(self.run.train_evaluation)
 
     @cached_property
-    def gap(self) -> Summary:
-        """Training minus evaluated accuracy, last epoch."""
-        return summary(self.run.metrics["train_accuracy"][:, -1] - self.run.metrics["accuracy"][:, -1])
+    def gap(self) -> Summary | None:
+        """Training minus evaluated accuracy, both in evaluation mode after the last epoch; None if not measured."""
+        if self.run.train_evaluation is None:
+            return None
+        return summary(self.run.train_evaluation - self.run.metrics["accuracy"][:, -1], low=-1)
 
     @property
     def has_target(self) -> bool:
@@ -60,8 +64,8 @@ class Analysis:
 
     @cached_property
     def at_target(self) -> tuple[float, int, int | None]:
-        """The mean number of epochs at 99.4 % or more, how many seeds stay there to the end, and from which epoch on,
-        counted from 0 (their lower median)."""
+        """The mean number of epochs at 99.4 % or more, the number of seeds that stay there for at least their last three
+        epochs, and the lower median of the first of these epochs, from 0."""
         counted = [epochs_at_target(curve) for curve in self.run.metrics["accuracy"]]
         stay = [first for _, first in counted if first is not None]
         return float(np.mean([count for count, _ in counted])), len(stay), median_low(stay) if stay else None
@@ -100,27 +104,103 @@ class Analysis:
 
 
 def analyze(runs: Sequence[Run]) -> list[Analysis]:
-    """What runs of one dataset show. Each is compared with its own recipe of fewer epochs, or the one that its recipe
-    extends, or the one before it, whichever is here; each after its own last epoch."""
-    names = [run.name for run in runs]
-    labels = [f"{run.name} ({run.epochs} epochs)" if names.count(run.name) > 1 else run.name for run in runs]
+    """Analyse runs that were evaluated on the same images, and compare each with its baseline.
+
+    The baseline of a run is the recipe that it extends; among several runs of that recipe, one of as many epochs if
+    there is one, else the first. Further runs of one recipe, with other flags or epochs, are compared with the first
+    of them. Other runs are not compared: two unrelated recipes differ in too much to name a cause.
+    """
+    firsts = {name: _reference(members) for name, members in _by_name(runs).items()}
+    labels = _labels(runs)
     baselines: list[Run | None] = []
     differences: list[Difference | None] = []
-    for n, run in enumerate(runs):
-        same = [other for other in runs[:n] if other.name == run.name]
-        extended = [other for other in runs if other.name == run.config.extends]
-        alike = [other for other in extended if other.epochs == run.epochs]
-        baseline = next(iter(same[-1:] or alike or extended or runs[:n][-1:]), None)
-        common = sorted(set(run.seeds) & set(baseline.seeds)) if baseline else []
+    for run in runs:
+        baseline = firsts[run.name]
+        if run is baseline:
+            extended = [other for other in runs if other.name == run.config.extends and other.name != run.name]
+            alike = [other for other in extended if other.epochs == run.epochs]
+            baseline = next(iter(alike), firsts.get(run.config.extends) if extended else None)
+        elif not changed_fields(run, baseline):
+            baseline = None  # a repetition of the same recipe: nothing differs that could have helped
         baselines.append(baseline)
-        if baseline and common:
-            label = next(label for other, label in zip(runs, labels, strict=True) if other is baseline)
-            differences.append(difference(label, _last(baseline, common), _last(run, common)))
-        else:
-            differences.append(None)
-    return [Analysis(*each) for each in zip(runs, labels, baselines, corrected(differences), strict=True)]
+        common = sorted(set(run.seeds) & set(baseline.seeds)) if baseline else []
+        differences.append(
+            difference(labels[id(baseline)], _last(baseline, common), _last(run, common))
+            if baseline and common
+            else None
+        )
+    each = zip(runs, baselines, correct(differences), strict=True)
+    return [Analysis(run, labels[id(run)], baseline, change) for run, baseline, change in each]
+
+
+def group_runs(runs: Sequence[Run]) -> list[list[Analysis]]:
+    """Analyse runs in groups that were evaluated on the same images, in the order of the groups' first runs."""
+    groups: list[list[Run]] = []
+    for run in runs:
+        group = next((group for group in groups if group[0].same_images(run)), None)
+        if group is None:
+            groups.append(group := [])
+        group.append(run)
+    return [analyze(group) for group in groups]
+
+
+def changed_fields(run: Run, baseline: Run) -> dict[str, tuple[str, str]]:
+    """Return the recipe's fields that differ, by dotted name: the value in `baseline`, and in `run`.
+
+    What a recipe is for, its seeds, and how it is executed do not count.
+    """
+    old, new = _fields(baseline.config), _fields(run.config)
+    return {name: (old[name], new[name]) for name in new if old[name] != new[name]}
+
+
+def _fields(config: Config) -> dict[str, str]:
+    """Return every field of a recipe that can change its results, as text."""
+    network = ", ".join(f"{row.layer} to {row.channels}" for row in layer_table(config.network))
+    return {"network": network} | {
+        name: f"{value}"
+        for name, _, value in options(config)
+        if name not in ("goal", "seed", "seeds", "data", "evaluate_on") and not name.startswith("execution.")
+    }
+
+
+def _by_name(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    names = dict.fromkeys(run.name for run in runs)
+    return {name: [run for run in runs if run.name == name] for name in names}
+
+
+def _reference(runs: Sequence[Run]) -> Run:
+    """Return the run of a recipe that the others are compared with.
+
+    It is the one with the fewest fields that differ from the built-in recipe of that name, if there is one.
+    """
+    if len(runs) == 1 or runs[0].name not in steps():
+        return runs[0]
+    plain = _fields(load(runs[0].name))
+    return min(runs, key=lambda run: sum(plain[name] != value for name, value in _fields(run.config).items()))
+
+
+def _labels(runs: Sequence[Run]) -> dict[int, str]:
+    """Return a label of each run by its id: the recipe's name, and what tells runs of one recipe apart.
+
+    That is their folder, unless it is named after the recipe, and the fields that differ among them.
+    """
+    labels = {}
+    for name, members in _by_name(runs).items():
+        texts = [_fields(run.config) for run in members]
+        differing = [field for field in texts[0] if len({text[field] for text in texts}) > 1]
+        for run, text in zip(members, texts, strict=True):
+            folder = [run.folder.name] if run.folder.name not in (name, f"{name}_{run.config.data}") else []
+            if len(members) > len({other.folder.name for other in members}):
+                folder = [f"{run.folder}"]  # folders of one name in different places
+            values = [
+                f"{run.metadata['parameters']:,} parameters" if field == "network" else f"{field} {text[field]}"
+                for field in differing
+            ]
+            told = [", ".join(part) for part in (folder, values) if part] if len(members) > 1 else []
+            labels[id(run)] = f"{name} ({': '.join(told)})" if told else name
+    return labels
 
 
 def _last(run: Run, seeds: Sequence[int]) -> np.ndarray:
-    """The last accuracies of these seeds."""
+    """Return the last accuracies of these seeds, float64[S]."""
     return run.metrics["accuracy"][[run.seeds.index(seed) for seed in seeds], -1]

@@ -3,7 +3,6 @@
 import html
 import re
 from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -11,26 +10,24 @@ from markupsafe import Markup, escape
 
 from jaxdrill.errors import printable
 from jaxdrill.evidence import pictures, plots, prose, tables
-from jaxdrill.evidence.analysis import Analysis, analyze
+from jaxdrill.evidence.analysis import group_runs
 from jaxdrill.runs.reader import Run, read_all
 
 
-def by_dataset(runs: Sequence[Run]) -> list[list[Analysis]]:
-    """The runs of each dataset and split, analysed together."""
-    groups = groupby(runs, key=lambda run: (run.dataset, run.metadata["dataset_sha256"]))
-    return [analyze(list(members)) for _, members in groups]
+def render(runs: Sequence[Run], detect: float | None = None) -> tuple[str, str]:
+    """Render the report of runs, in the order of `read_all`, as HTML and as Markdown.
 
-
-def render(runs: Sequence[Run]) -> tuple[str, str]:
-    """The report of runs in the order of `read_all`, as HTML and as Markdown."""
+    `detect` is a difference in percentage points for which the report says how many seeds detect it.
+    """
     parts = [
         {
             "analyses": analyses,
             "caveats": prose.caveats([analysis.run for analysis in analyses]),
             "explorer": pictures.explorer(analyses),
             "augmentations": pictures.augmentations([analysis.run for analysis in analyses]),
+            "comparisons": tables.comparisons(analyses, detect),
         }
-        for analyses in by_dataset(runs)
+        for analyses in group_runs(runs)
     ]
     names = ", ".join(part["analyses"][0].run.dataset for part in parts)
     title = f"The drill on {names}" if len(runs) > 1 else f"{runs[0].name} on {names}"
@@ -43,8 +40,9 @@ def render(runs: Sequence[Run]) -> tuple[str, str]:
 def summary(folders: Sequence[Path]) -> str:
     """The results of each dataset and its comparisons as Markdown, as the README shows them."""
     shown = []
-    for analyses in by_dataset(read_all(folders)):
-        shown += [tables.results(analyses), *([tables.comparisons(analyses)] if len(analyses) > 1 else [])]
+    for analyses in group_runs(read_all(folders)):
+        compared = tables.comparisons(analyses)
+        shown += [tables.results(analyses), *([compared] if compared else [])]
     return "\n\n".join(markdown_table(table) for table in shown)
 
 

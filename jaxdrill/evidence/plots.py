@@ -45,7 +45,7 @@ def ladder(analyses: Sequence[Analysis], width: float) -> str:
         axes.set_ylim(len(analyses) - 0.5, -0.5)
         low, high = axes.get_xlim()
         middle, half = (low + high) / 2, max(high - low, 0.1) / 2
-        axes.set_xlim(middle - half, middle + half)
+        axes.set_xlim(max(middle - half, 0), min(middle + half, 100))
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.ticklabel_format(axis="x", useOffset=False)
         axes.set_xlabel(f"{analyses[0].run.split} accuracy, %")
@@ -76,7 +76,7 @@ def curves(analyses: Sequence[Analysis]) -> list[str]:
                 axes.plot(x[: len(printed)], [100 * p for p in printed], ":", color=INK, linewidth=1, label="notebook")
             axes.axhline(100 * TARGET, color=INK, linewidth=0.6)
         axes.set_xlim(1 - 0.04 * epochs, epochs * 1.04)
-        axes.set_ylim(low - room, high + room)
+        axes.set_ylim(max(low - room, 0), min(high + room, 100))
         axes.set_title(analysis.label)
         axes.set_xlabel("epoch")
         axes.set_ylabel("%")

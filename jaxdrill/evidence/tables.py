@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxdrill.config import options
-from jaxdrill.evidence.analysis import Analysis
-from jaxdrill.evidence.statistics import Summary
+from jaxdrill.evidence.analysis import Analysis, changed_fields
+from jaxdrill.evidence.statistics import MAX_SEEDS, Difference, Summary
 from jaxdrill.nn.architecture import layer_table, trace
 from jaxdrill.runs.reader import Run
 
@@ -56,49 +55,68 @@ def _notebook(analysis: Analysis) -> str:
 
 
 def overview(analyses: Sequence[Analysis]) -> Table:
-    """What the report opens with: five columns."""
+    """Summarise each run in five columns, which the report opens with."""
     rows = []
     for a in analyses:
-        change = points(a.change.mean) if a.change else "-"
-        verdict = a.change.verdict.split(";")[0].split(" at ")[0] if a.change else "-"
-        rows.append([a.label, f"{len(a.run.seeds)}", percent(a.last), change, verdict.removeprefix("single seed: ")])
+        change, verdict = (points(a.change.mean), a.change.verdict) if a.change else ("-", "-")
+        rows.append([a.label, f"{len(a.run.seeds)}", percent(a.last), change, verdict])
     return Table(["step", "seeds", f"{analyses[0].run.split} %", "change", "verdict"], rows)
 
 
 def results(analyses: Sequence[Analysis]) -> Table:
-    """One line a run: what the README shows. The time is that of the fastest epoch, for one seed of those trained
-    together: the others may have shared the machine with something else."""
+    """List the results of each run, as the README shows them.
+
+    The time is the median over seeds and epochs of the wall time per seed and epoch, training and evaluation, without
+    the pauses between sessions.
+    """
     split = analyses[0].run.split
     rows = [
         [a.label, a.run.dataset, f"{a.run.metadata['parameters']:,}", f"{_operations(a.run) / 1e6:.2f}",
-         f"{a.run.epochs}", f"{a.run.metrics['seconds'].min():.1f}", f"{len(a.run.seeds)}",
+         f"{a.run.epochs}", f"{np.median(a.run.metrics['seconds']):.1f}", f"{len(a.run.seeds)}",
          percent(a.last), interval(a.last), percent(a.best), *([_notebook(a)] if a.has_target else [])]
         for a in analyses
     ]  # fmt: skip
-    header = ["step", "data", "parameters", "million operations", "epochs", "s an epoch", "seeds", f"last {split} %",
+    header = ["step", "data", "parameters", "MACs (M)", "epochs", "s/epoch", "seeds", f"last {split} %",
               "95 % interval", f"best {split} %"]  # fmt: skip
     return Table([*header, "notebook's best % (epoch)"] if analyses[0].has_target else header, rows)
 
 
 def _operations(run: Run) -> int:
-    """Multiply-adds of one image."""
+    """Return the multiply-adds per image."""
     return trace(run.config.network)[-1].operations
 
 
-def comparisons(analyses: Sequence[Analysis]) -> Table:
-    """Each run against its baseline."""
+def comparisons(analyses: Sequence[Analysis], detect: float | None = None) -> Table | None:
+    """Compare each run with its baseline; None if no run has one here.
+
+    `detect` adds the number of seeds that detects a true difference of so many percentage points.
+    """
+    changes = [(a.label, a.change) for a in analyses if a.change]
+    if not changes:
+        return None
     rows = []
-    for a in analyses:
-        if change := a.change:
-            span = f"{points(change.interval[0])} to {points(change.interval[1])}" if change.interval else "-"
-            ps = [f"{p:.2g}" if p is not None else "-" for p in (change.p_value, change.corrected)]
-            rows.append([a.label, change.baseline, f"{change.seeds}", points(change.mean), span, *ps, change.verdict])
-    header = ["step", "against", "seeds", "difference, points", "95 % interval", "p", "corrected p", "verdict"]
+    for label, c in changes:
+        span = f"{points(c.interval[0])} to {points(c.interval[1])}" if c.interval else "-"
+        ps = [f"{p:.2g}" if p is not None else "-" for p in (c.p_value, c.p_holm)]
+        detectable = "-" if c.detectable is None else f"{100 * c.detectable:.3f}"
+        needed = [] if detect is None else [_seeds_to_detect(c, detect / 100)]
+        rows.append([label, c.baseline, f"{c.seeds}", points(c.mean), span, *ps, detectable, *needed, c.verdict])
+    tests = max(c.tests for _, c in changes)
+    corrected = f"corrected p ({tests} test{'s' * (tests > 1)})"
+    needed = [] if detect is None else [f"seeds to detect {detect:g} points"]
+    header = ["step", "against", "seeds", "difference, points", "95 % interval", "p", corrected,
+              "smallest detectable, points", *needed, "verdict"]  # fmt: skip
     return Table(header, rows)
 
 
+def _seeds_to_detect(change: Difference, difference: float) -> str:
+    if change.deviation is None:
+        return "-"
+    return f"{needed:,}" if (needed := change.seeds_to_detect(difference)) else f"more than {MAX_SEEDS:,}"
+
+
 def counts(analyses: Sequence[Analysis]) -> Table:
-    """Everything that is counted of each run, a column each."""
+    """List every metric of each run, one column per run."""
 
     def row(name: str, text: Callable[[Analysis], str]) -> list[str]:
         return [name, *map(text, analyses)]
@@ -115,10 +133,11 @@ def counts(analyses: Sequence[Analysis]) -> Table:
         row("seeds", lambda a: f"{len(a.run.seeds)}"),
         row(f"{split} %, last epoch", lambda a: percent(a.last)),
         row("95 % interval of its mean", lambda a: interval(a.last)),
-        row(f"{split} %, best epoch (chosen by the {split})", lambda a: percent(a.best)),
+        row(f"{split} %, best epoch (selected on the {split} images)", lambda a: percent(a.best)),
         row("95 % interval of its mean", lambda a: interval(a.best)),
-        row("train %, last epoch", lambda a: percent(a.train)),
-        row(f"train minus {split}, points", lambda a: percent(a.gap)),
+        row("train %, last epoch, evaluation mode", lambda a: percent(a.train) if a.train else "-"),
+        row(f"train minus {split}, points", lambda a: percent(a.gap) if a.gap else "-"),
+        row("95 % interval of its mean", lambda a: interval(a.gap) if a.gap else "-"),
         row(
             f"ensemble of the seeds, {split} %", lambda a: f"{100 * a.ensemble:.2f}" if a.ensemble is not None else "-"
         ),
@@ -128,7 +147,7 @@ def counts(analyses: Sequence[Analysis]) -> Table:
             row("notebook's best test % (epoch)", _notebook),
             row("our seeds whose best is below that, %", below),
             row("epochs at 99.4 % or more", lambda a: f"{a.at_target[0]:.3g}"),
-            row("seeds that stay there, from epoch (median)", stays),
+            row("seeds that stay there for their last three epochs or more, from epoch (median)", stays),
             row("wrong of the 15 disputed labels", lambda a: f"{a.disputed[0]:.3g}" if a.disputed else "-"),
             row("test % without them", lambda a: f"{100 * a.disputed[1]:.2f}" if a.disputed else "-"),
         ]
@@ -136,19 +155,11 @@ def counts(analyses: Sequence[Analysis]) -> Table:
 
 
 def changes(analysis: Analysis) -> Table | None:
-    """The fields of the recipe that differ from the baseline; None without one."""
+    """List the fields of the recipe that differ from the baseline; None without a baseline."""
     if analysis.baseline is None:
         return None
-    old, new = _fields(analysis.baseline), _fields(analysis.run)
-    rows = [[f"`{name}`", old[name], new[name]] for name in new if old[name] != new[name]]
-    return Table(["field", analysis.baseline.name, analysis.run.name], rows)
-
-
-def _fields(run: Run) -> dict[str, str]:
-    """Every field of a recipe as text, but those that say what it is for and how often it is run."""
-    network = ", ".join(f"{row.layer} to {row.channels}" for row in layer_table(run.config.network))
-    fields = {name: f"{value}" for name, _, value in options(run.config) if name not in ("goal", "seed", "seeds")}
-    return {"network": network} | fields
+    changed = changed_fields(analysis.run, analysis.baseline)
+    return Table(["field", "baseline", "this run"], [[f"`{name}`", *values] for name, values in changed.items()])
 
 
 def layers(run: Run) -> Table:
@@ -190,6 +201,9 @@ def sessions(runs: Sequence[Run]) -> Table:
         for session in (*run.metadata["earlier_sessions"], run.metadata):
             versions = ", ".join(f"{name} {number}" for name, number in session["versions"].items())
             machine = f"{session['processor']}; {len(session['devices'])} x {session['devices'][0].split(' ', 1)[-1]}"
-            command, commit = shlex.join(run.metadata["command"]), f"{session['git_commit'] or '-'}"
+            command, commit = (
+                shlex.join(session.get("command", run.metadata["command"])),
+                f"{session['git_commit'] or '-'}",
+            )
             rows.append([run.name, command, versions, machine, commit.replace("-dirty", "")[:10] + commit[40:]])
     return Table(["step", "command", "versions", "machine", "commit"], rows)

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from jaxdrill.config import drill_order, from_file
-from jaxdrill.errors import RunError, UsageError
+from jaxdrill.errors import RunError, UsageError, print_error
 from jaxdrill.files import read_json
 from jaxdrill.recipe import Config
 from jaxdrill.runs.folder import EVALUATED, FORMAT, TRAINED, Metadata, predictions_file, read_rows
@@ -32,6 +32,7 @@ class Run:
     labels: np.ndarray  # of the evaluated images, uint8[N]
     predicted: np.ndarray  # after the last epoch, uint8[S, N]
     probabilities: np.ndarray  # float16[S, N, 10]
+    train_evaluation: np.ndarray | None  # accuracy in evaluation mode on a subset of the training images, float64[S]
     images: dict[int, np.ndarray]  # some evaluated images, uint8[28, 28]; none if `images.npz` is not there
     left_out: list[int]  # seeds that the folder holds with another number of epochs
 
@@ -47,8 +48,26 @@ class Run:
 
     @property
     def dataset(self) -> str:
-        """The dataset's name, and the split where it is not the test."""
-        return self.config.data + (f" ({self.split})" if self.split != "test" else "")
+        """Return the dataset's name, and which images are held out if those are evaluated."""
+        if self.split == "test":
+            return self.config.data
+        fold = f", fold {self.config.fold}" if self.config.fold else ""
+        return f"{self.config.data} ({self.split}, {len(self.labels):,} images{fold})"
+
+    def same_images(self, other: "Run") -> bool:
+        """Return True if both runs were evaluated on the same images, in the same order.
+
+        Compares the checksums of the evaluated images and labels. Runs of earlier versions have none; they are compared
+        by the checksum of the whole dataset, the images held out, and the labels.
+        """
+        mine, theirs = (run.metadata.get("evaluated_sha256") for run in (self, other))
+        if mine and theirs:
+            return mine == theirs
+        return self._evaluated() == other._evaluated() and np.array_equal(self.labels, other.labels)
+
+    def _evaluated(self) -> tuple[Any, ...]:
+        held_out = (self.config.hold_out, self.config.fold) if self.split != "test" else ()
+        return self.metadata["dataset_sha256"], self.split, *held_out
 
     @property
     def epochs(self) -> int:
@@ -93,8 +112,10 @@ def read(folder: Path) -> Run:
         raise RunError(f"{folder} mixes datasets: the labels of its predictions differ from seed to seed")
     metrics = {key: np.array([c[key] for c in curves.values()], np.float64) for key in (*TRAINED, *EVALUATED)}
     stacked = {key: np.stack([each[key] for each in predictions]) for key in ("predicted", "probabilities")}
+    evaluated = [each["train_correct"] / each["train_examples"] for each in predictions if "train_correct" in each]
+    train_evaluation = np.array(evaluated, np.float64) if len(evaluated) == len(predictions) else None
     return Run(folder, config, metadata, list(curves), metrics, predictions[0]["labels"], **stacked, images=shown,
-               left_out=left_out)  # fmt: skip
+               train_evaluation=train_evaluation, left_out=left_out)  # fmt: skip
 
 
 Curve = dict[str, list[float]]
@@ -140,6 +161,8 @@ def _read_predictions(folder: Path, seed: int, curve: Curve, again: str) -> dict
             raise ValueError(f"{file.name} holds no probabilities of ten classes")
         if max(labels.max(), predicted.max()) > 9 or not np.isfinite(probabilities).all():
             raise ValueError(f"{file.name} holds something else than digits and their probabilities")
+        if "train_correct" in kept and not 0 <= int(kept["train_correct"]) <= max(1, int(kept["train_examples"])):
+            raise ValueError(f"{file.name} holds no count of training images")
         same &= bool(abs(np.mean(predicted == labels) - curve["accuracy"][-1]) < 1e-9)
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise RunError(f"{folder} is damaged ({error}); delete predictions/{file.name} and {again}") from error
@@ -160,27 +183,58 @@ def _read_images(file: Path) -> dict[int, np.ndarray]:
     return dict(zip(index.tolist(), images, strict=True))
 
 
-def find(paths: Sequence[Path]) -> list[Path]:
-    """Run folders: a folder of run folders stands for those in it, by name, without what `--restart` set aside."""
-    folders: list[Path] = []
+def find(paths: Sequence[Path]) -> list[tuple[Path, bool]]:
+    """Find run folders: a folder of run folders stands for those in it, by name, without archived ones.
+
+    Returns:
+        Each run folder, and whether it was found in a folder of run folders.
+    """
+    folders: list[tuple[Path, bool]] = []
     for path in paths:
         inside = sorted(file.parent for file in path.glob("*/config.json") if not ASIDE.search(file.parent.name))
-        folders += inside if inside and not (path / "config.json").exists() else [path]
+        several = bool(inside) and not (path / "config.json").exists()
+        folders += [(folder, True) for folder in inside] if several else [(path, False)]
     return folders
 
 
-def read_all(paths: Sequence[Path]) -> list[Run]:
-    """Reads runs, or all runs in folders of runs: dataset by dataset, MNIST's test first, each in the drill's order.
+def read_each(paths: Sequence[Path]) -> list[Run]:
+    """Read runs, or all runs in folders of runs, in the order given.
+
+    A run in a folder of runs that is unfinished or damaged is named on stderr and skipped.
 
     Raises:
-        RunError: as `read`; or two runs are of the same recipe, data and epochs.
+        RunError: as `read`, for a run folder that was passed itself; or every run was skipped.
     """
     runs: list[Run] = []
-    for folder in find(paths):
-        run = read(folder)
-        for other in runs:
-            if (other.name, other.dataset, other.epochs) == (run.name, run.dataset, run.epochs):
-                raise RunError(f"{folder} is another run of {run.name}, beside {other.folder}; report them apart")
-        runs.append(run)
+    skipped: list[str] = []
+    seen: set[Path] = set()
+    for folder, in_folder in find(paths):
+        if folder.resolve() in seen:
+            continue
+        seen.add(folder.resolve())
+        try:
+            runs.append(read(folder))
+        except RunError as error:
+            if not in_folder:
+                raise
+            skipped.append(f"{error}")
+    if not runs:
+        raise RunError(f"no finished run was found: {skipped[0]}" if skipped else "no run folder was given")
+    for error in skipped:
+        print_error(f"warning: a run is skipped: {error}")
+    return runs
+
+
+def read_all(paths: Sequence[Path]) -> list[Run]:
+    """Read runs for a report: dataset by dataset, MNIST's test first, each in the order of the drill.
+
+    Runs of the same recipe come in the order of their epochs, then of their folders.
+
+    Raises:
+        RunError: as `read_each`.
+    """
+    runs = read_each(paths)
     order = drill_order({run.name: run.config.extends for run in runs})
-    return sorted(runs, key=lambda run: (run.dataset != "mnist", run.dataset, order.index(run.name), run.epochs))
+    return sorted(
+        runs, key=lambda run: (run.dataset != "mnist", run.dataset, order.index(run.name), run.epochs, run.folder)
+    )

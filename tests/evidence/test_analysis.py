@@ -20,11 +20,31 @@ def test_evidence_of_a_run(tmp_path):
     (found,) = evidence_of(tmp_path, step_2=curves)
     assert found.last.mean == pytest.approx((0.994 + 0.992 + 0.996) / 3)
     assert found.best.mean == pytest.approx((0.995 + 0.992 + 0.996) / 3)
-    assert found.train.mean == pytest.approx(0.99) and found.gap.mean == pytest.approx(0.99 - 0.994)
-    assert found.at_target == (pytest.approx((2 + 0 + 2) / 3), 2, 1)
-    assert (found.baseline, found.change) == (None, None)
+    assert (found.baseline, found.change, found.train, found.gap) == (None, None, None, None)
+    assert found.at_target == (pytest.approx((2 + 0 + 2) / 3), 0, None)  # two epochs at the end are too few to stay
     # The notebook's best of its first three epochs is 98.85 % (epoch 2), below all of ours.
     assert found.notebook == (pytest.approx(0.9885), 2, 0.0)
+
+
+def test_a_seed_stays_above_the_target_for_three_epochs(tmp_path):
+    curves = {
+        1: [0.993, 0.994, 0.995, 0.994],
+        2: [0.994] * 4,
+        3: [0.99, 0.993, 0.995, 0.996],
+        4: [0.9, 0.9, 0.9, 0.995],
+    }
+    (found,) = evidence_of(tmp_path, step_2=curves)
+    assert found.at_target == ((3 + 4 + 2 + 1) / 4, 2, 0)  # seeds 1 and 2, from the second epoch and the first on
+
+
+def test_the_gap_is_that_of_evaluation_mode(tmp_path):
+    """Not of the accuracy while training, which is .99 here."""
+    curves = {1: [0.9, 0.97], 2: [0.9, 0.95], 3: [0.9, 0.96]}
+    (found,) = analysis.analyze([read(write_run(tmp_path / "run", "2", curves, train={1: 98, 2: 97, 3: 99}))])
+    assert found.train.mean == pytest.approx(0.98)
+    assert (found.gap.mean, found.gap.deviation) == (pytest.approx(0.02), pytest.approx(0.01))
+    # t of 2 degrees of freedom: 4.30265, times 0.01 / sqrt(3).
+    assert found.gap.interval == (pytest.approx(-0.0048414, abs=1e-7), pytest.approx(0.0448414, abs=1e-7))
 
 
 def test_where_the_notebook_falls(tmp_path):
@@ -73,12 +93,81 @@ def test_each_run_is_compared_with_the_one_it_extends(tmp_path):
     assert [each.baseline and each.baseline.name for each in found] == [None, "step_3", "step_4", "step_4", "step_5"]
     assert found[1].change.seeds == 2
     assert found[1].change.mean == pytest.approx((0.010 + 0.011) / 2)
-    # Without the one it extends, the one before it.
-    alone = analysis.analyze(read_all([tmp_path / "step_3", tmp_path / "step_5"]))
-    assert alone[1].baseline.name == "step_3"
     write_run(tmp_path / "other" / "step_2", "2", {7: [0.9]})
     apart = analysis.analyze(read_all([tmp_path / "other" / "step_2", tmp_path / "step_3"]))
-    assert (apart[1].baseline.name, apart[1].change) == ("step_2", None)
+    assert (apart[1].baseline.name, apart[1].change) == ("step_2", None)  # no seed in common
+
+
+def test_unrelated_recipes_are_not_compared(tmp_path):
+    """Step 5 extends step 4, which is not here: what made the difference to step 2 or 3 could not be named."""
+    curves = {seed: [0.9 + 0.001 * seed] for seed in (1, 2, 3)}
+    found = evidence_of(tmp_path, step_2=curves, step_5=curves)
+    assert [(each.baseline, each.change) for each in found] == [(None, None)] * 2
+    alone = evidence_of(tmp_path, step_3=curves, step_5_exponential=curves)
+    assert [(each.baseline, each.change) for each in alone] == [(None, None)] * 2
+
+
+def flat(mean: float) -> dict[int, list[float]]:
+    return {1: [mean], 2: [mean + 0.001], 3: [mean + 0.003]}
+
+
+def test_runs_that_differ_by_flags(tmp_path):
+    """They are told apart by folder and differing fields; the plain recipe is their baseline, whatever its folder."""
+    rates = {"step_5": {}, "a_fast": {"optimizer.learning_rate": "0.02"}, "b_slow": {"optimizer.learning_rate": "0.005",
+             "batch_size": "64"}, "c_again": {}}  # fmt: skip
+    for mean, (name, flags) in enumerate(rates.items()):
+        write_run(tmp_path / name, "5", flat(0.90 + mean / 100), flags=flags)
+    write_run(tmp_path / "step_4", "4", flat(0.8))
+    found = {each.run.folder.name: each for each in analysis.analyze(read_all([tmp_path]))}
+    assert {name: each.label for name, each in found.items()} == {
+        "step_4": "step_4",
+        "a_fast": "step_5 (a_fast: batch_size 128, optimizer.learning_rate 0.02)",
+        "b_slow": "step_5 (b_slow: batch_size 64, optimizer.learning_rate 0.005)",
+        "c_again": "step_5 (c_again: batch_size 128, optimizer.learning_rate 0.01)",
+        "step_5": "step_5 (batch_size 128, optimizer.learning_rate 0.01)",
+    }
+    plain = found["c_again"]  # the first of two with the recipe's own fields
+    assert {name: each.baseline and each.baseline.folder.name for name, each in found.items()} == {
+        "step_4": None, "a_fast": "c_again", "b_slow": "c_again", "c_again": "step_4", "step_5": None,
+    }  # fmt: skip
+    assert found["a_fast"].change.baseline == plain.label and found["a_fast"].change.mean == pytest.approx(-0.02)
+    assert found["step_5"].change is None  # a repetition: nothing differs that could have helped
+
+
+def test_folders_of_one_name(tmp_path):
+    runs = [write_run(tmp_path / place / "step_5", "5", flat(0.9)) for place in ("a", "b")]
+    assert [each.label for each in analysis.analyze(read_all(runs))] == [f"step_5 ({run})" for run in runs]
+
+
+def test_only_runs_on_the_same_images_are_compared(tmp_path):
+    """Folds, hold-outs of other sizes (which raised a traceback), and other images with the same labels."""
+    cases = {
+        "test": {}, "held_out": {"split": "validation", "flags": {"hold_out": "2000"}},
+        "fold_1": {"split": "validation", "flags": {"hold_out": "1000", "fold": "1"}},
+        "fold_2": {"split": "validation", "flags": {"hold_out": "1000", "fold": "2"}},
+    }  # fmt: skip
+    for name, how in cases.items():
+        labels = np.arange(2000 if name == "held_out" else 1000) % 10
+        for step in ("4", "5"):
+            write_run(tmp_path / f"{name}_{step}", step, flat(0.9), labels=labels, **how)
+    groups = analysis.group_runs(read_all([tmp_path]))
+    assert sorted([each.run.folder.name for each in group] for group in groups) == [
+        [f"{name}_4", f"{name}_5"] for name in sorted(cases)
+    ]
+    assert [group[0].run.dataset for group in groups] == [
+        "mnist", "mnist (validation, 1,000 images, fold 1)", "mnist (validation, 1,000 images, fold 2)",
+        "mnist (validation, 2,000 images)",
+    ]  # fmt: skip
+    assert all(group[1].baseline is group[0].run for group in groups)
+
+
+def test_the_checksum_of_the_evaluated_images_decides(tmp_path):
+    """Not that of all images: a training set may lack a few wrong labels. Earlier runs have only the latter."""
+    kinds = {"a": {"evaluated_sha256": "x", "dataset_sha256": "1"}, "b": {"evaluated_sha256": "x", "dataset_sha256": "2"},
+             "c": {"evaluated_sha256": "y", "dataset_sha256": "1"}, "old": {"dataset_sha256": "2"}}  # fmt: skip
+    runs = {name: read(write_run(tmp_path / name, "5", flat(0.9), **kind)) for name, kind in kinds.items()}
+    same = {pair: runs[pair[0]].same_images(runs[pair[1:]]) for pair in ("ab", "ac", "aold", "bold", "cold")}
+    assert same == {"ab": True, "ac": False, "aold": False, "bold": True, "cold": False}
 
 
 def test_the_disputed_labels_are_those_that_trained_networks_contradict():
@@ -97,9 +186,10 @@ def test_longer_training_is_compared_with_shorter(tmp_path):
     write_run(tmp_path / "long", "5", long)
     write_run(tmp_path / "exponential", "5_exponential", long)
     found = analysis.analyze(read_all([tmp_path]))
-    assert [each.label for each in found] == ["step_5 (1 epochs)", "step_5 (2 epochs)", "step_5_exponential"]
-    assert found[1].change.baseline == "step_5 (1 epochs)" and found[1].change.mean == pytest.approx(0.002)
-    assert found[2].change.baseline == "step_5 (2 epochs)" and found[2].change.mean == 0
+    labels = ["step_5 (short: epochs 1)", "step_5 (long: epochs 2)", "step_5_exponential"]
+    assert [each.label for each in found] == labels
+    assert found[1].change.baseline == labels[0] and found[1].change.mean == pytest.approx(0.002)
+    assert found[2].change.baseline == labels[1] and found[2].change.mean == 0
 
 
 def test_the_target_the_notebook_and_disputed_labels_are_of_mnists_test(tmp_path):

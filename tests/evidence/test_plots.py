@@ -41,6 +41,14 @@ def test_learning_curves_have_the_same_axes(tmp_path):
     assert low == high and "1" in low and "3" in low and "0" not in low  # epochs count from 1
 
 
+def test_axes_end_at_100_percent(tmp_path):
+    """An axis reached 108 %."""
+    found = analyze([read(write_run(tmp_path / "run", "5", {1: [0.1, 1.0], 2: [0.5, 0.2], 3: [0.4, 0.9]}))])
+    for svg in (plots.ladder(found, 8.5), *plots.curves(found)):
+        shown = [float(text) for text in re.findall(r">(\d+(?:\.\d+)?)</text>", svg)]
+        assert 100 in shown and max(shown) == 100
+
+
 def test_a_schedule_that_reaches_zero(tmp_path):
     """A logarithm could not show it."""
     (found,) = analyze([read(write_run(tmp_path / "run", "5", CURVES))])

@@ -13,19 +13,43 @@ from jaxdrill.runs.reader import read, read_all
 def test_description(drill):
     said = [prose.describe(each) for each in analyze(read_all([drill]))]
     assert said[0] == (
-        "There is no run before it here. Training ends 0.20 points below the test, no overfitting. 99.4 % or more in "
-        "0.333 of 3 epochs; 1 of 3 seeds stay there (from epoch 3, the median). The notebook's best is 98.85 % "
-        "(epoch 3); the best epoch of 0 % of our seeds is below that."
+        "It is compared with no run here. The accuracy on training images in evaluation mode was not measured. 99.4 % or "
+        "more in 0.333 of 3 epochs; 0 of 3 seeds stay there for their last three epochs or more. The notebook's best is "
+        "98.85 % (epoch 3); the best epoch of 0 % of our seeds is below that."
     )
-    assert said[3].startswith("+0.467 points (+0.323 to +0.610) against step_4: helped.")
-    assert "3 of 3 seeds stay there (from epoch 3, the median)" in said[3]
+    assert said[3].startswith("+0.467 points (+0.323 to +0.610) against step_4: helped. The accuracy on")
+    equal = "+0.000 points against step_2: inconclusive. The accuracy on"  # of two seeds
+    assert said[1].startswith(equal)
+
+
+def test_the_detectable_difference_and_the_gap_are_described(tmp_path):
+    curves = {1: [0.90], 2: [0.91], 3: [0.93]}
+    write_run(tmp_path / "step_3", "3", curves, train={1: 90, 2: 91, 3: 92})
+    write_run(tmp_path / "step_4", "4", {1: [0.91], 2: [0.94], 3: [0.93]}, train={1: 99, 2: 98, 3: 97})
+    first, second = analyze(read_all([tmp_path]))
+    gap = "In evaluation mode, training minus test accuracy is -0.333 points (-1.768 to +1.101)."
+    assert gap in prose.describe(first)
+    # The differences .01, .03 and .00 have a standard deviation of 1.5275 points, of which three seeds detect 3.264.
+    assert prose.describe(second).startswith(
+        "+1.333 points (-2.461 to +5.128) against step_3: inconclusive. The smallest difference that 3 seeds detect is "
+        "4.986 points. In evaluation mode, training minus test accuracy is +5.333 points (-0.404 to +11.070)."
+    )
+    table = tables.comparisons([first, second], detect=1.0)
+    assert table.header[5:] == [
+        "p", "corrected p (1 test)", "smallest detectable, points", "seeds to detect 1 points", "verdict"
+    ]  # fmt: skip
+    assert table.rows[0][5:] == ["0.27", "0.27", "4.986", "21", "inconclusive"]
+    counted = {row[0]: row[1:] for row in tables.counts([first, second]).rows}
+    assert counted["train %, last epoch, evaluation mode"] == ["91.00 ± 1.00", "98.00 ± 1.00"]
+    assert counted["train minus test, points"] == ["-0.33 ± 0.58", "5.33 ± 2.31"]
 
 
 def test_a_single_seed_concludes_nothing(tmp_path):
-    (alone,) = analyze([read(write_run(tmp_path / "run", "5", {1: [0.995, 0.996]}))])
+    (alone,) = analyze([read(write_run(tmp_path / "run", "5", {1: [0.995, 0.996]}, train={1: 97}))])
     assert prose.describe(alone) == (
-        "There is no run before it here. Training ends 0.60 points below the test. 99.4 % or more in 2 of 2 epochs. "
-        "The notebook's best is 98.40 % (epoch 2). Single seed: neither its spread nor a difference can be concluded."
+        "It is compared with no run here. In evaluation mode, training minus test accuracy is -2.600 points. 99.4 % or "
+        "more in 2 of 2 epochs. The notebook's best is 98.40 % (epoch 2). A single seed shows neither the spread over "
+        "seeds nor whether a change helped."
     )
     rows = {row[0]: row[1] for row in tables.counts([alone]).rows}
     assert rows["our seeds whose best is below that, %"] == "-"
@@ -35,19 +59,41 @@ def test_a_single_seed_concludes_nothing(tmp_path):
 
 
 def test_the_verdict_in_a_sentence(drill, tmp_path):
+    """Inconclusive comparisons are counted, and called that."""
     assert prose.verdict(analyze(read_all([drill]))) == (
-        "Step_5 helped; for 2 of 3 changes the seeds show no effect. The highest mean is that of step_5: "
+        "Step_5 helped; 2 of 3 comparisons are inconclusive. The highest mean is that of step_5: "
         "99.67 ± 0.21 % of the 1,000 test images right after the last epoch (3 seeds)."
     )
     apart = [read(write_run(tmp_path / step, step, {n: [0.9]})) for n, step in enumerate(("2", "3"))]
     assert prose.verdict(analyze(apart)).startswith("No two runs here can be compared. The highest mean")
+    single = [read(write_run(tmp_path / f"single_{step}", step, {1: [0.9]})) for step in ("2", "3")]
+    assert prose.verdict(analyze(single)).startswith("1 of 1 comparisons has a single seed. The highest mean")
 
 
 def test_what_the_report_opens_with(drill):
     table = tables.overview(analyze(read_all([drill])))
     assert table.header == ["step", "seeds", "test %", "change", "verdict"]
-    assert [row[4] for row in table.rows] == ["-", "no evidence", "no evidence", "helped"]
+    assert [row[4] for row in table.rows] == ["-", "inconclusive", "inconclusive", "helped"]
     assert table.kinds == ["t", "n", "n", "n", "t"]
+
+
+def test_the_family_of_tests_is_what_the_table_shows(drill, tmp_path):
+    """Step 3 has two seeds in common with its neighbours, so one of the three comparisons has a test."""
+    assert tables.comparisons(analyze(read_all([drill]))).header[6] == "corrected p (1 test)"
+    for step in ("2", "3", "4"):
+        write_run(tmp_path / "all" / step, step, CURVES if step != "3" else BETTER)
+    table = tables.comparisons(analyze(read_all([tmp_path / "all"])))
+    assert table.header[6] == "corrected p (2 tests)" and [row[7] for row in table.rows] == ["0.267", "0.267"]
+    alone = analyze([read(drill / "step_2")])
+    assert tables.comparisons(alone) is None
+
+
+def test_the_time_of_an_epoch_is_the_median(tmp_path):
+    """Not that of the fastest epoch, which hardly any took."""
+    run = read(write_run(tmp_path / "run", "2", CURVES))
+    run.metrics["seconds"][:] = [[2, 9, 9.5], [8, 9, 70], [9, 10, 11]]
+    (found,) = analyze([run])
+    assert dict(zip(tables.results([found]).header, tables.results([found]).rows[0], strict=True))["s/epoch"] == "9.0"
 
 
 def test_tables_of_a_run(tmp_path):
@@ -84,13 +130,14 @@ def test_caveats_name_the_folder(drill):
     (one / "config.json").write_text((one / "config.json").read_text().replace('"seeds":2', '"seeds":1'))
     runs = read_all([drill])
     assert prose.caveats(runs) == [
-        f"{drill / 'step_3'} has 2 seeds, others 3: compared over those that both have.",
-        f"{one} has a single seed: its spread is not known, and no difference can be concluded from it.",
+        f"{drill / 'step_3'} has 2 seeds, others 3: common seeds are compared.",
+        f"{one} has a single seed: the spread over seeds is unknown, so no change is certain.",
         f"{one} holds seed(s) 2 with another number of epochs, which are left out.",
         f"{other} was trained in sessions of different versions or machines (last section).",
-        "The runs have different numbers of epochs: each is taken after its own last one.",
-        f"No images.npz is in {drill / 'step_4'}: pictures of digits are left out.",
-        "The runs were made by different versions or machines (last section).",
+        "The runs have different numbers of epochs. Each is evaluated after its own last epoch.",
+        f"No images.npz is in {drill / 'step_4'}: pictures of images are left out.",
+        "The runs were made by different versions or machines (last section). Accuracies of the same seed on other "
+        "devices are statistically equivalent, not identical.",
     ]
     assert "jax 0.9" in tables.sessions(runs).rows[5][2]
 

@@ -72,6 +72,7 @@ def test_a_seed_beside_those_of_the_config(tmp_path):
         (lambda p: resave(p / "predictions" / "seed_3.npz", epoch=0), "seed_3.npz is not of the last epoch in"),
         (lambda p: resave(p / "predictions" / "seed_3.npz", predicted=np.zeros(1000, np.uint8)), "is not of the last"),
         (lambda p: resave(p / "predictions" / "seed_3.npz", predicted=np.zeros(9)), "holds no labels and predictions"),
+        (lambda p: resave(p / "predictions" / "seed_3.npz", train_correct=9, train_examples=8), "no count of training"),
         (lambda p: (p / "images.npz").write_bytes(b""), "is damaged (images.npz cannot be read (File is not a zip"),
     ],
 )  # fmt: skip
@@ -104,10 +105,11 @@ def test_seeds_with_other_epochs_are_left_out_unless_the_config_names_them(tmp_p
     assert (run.seeds, run.left_out, run.predicted.shape) == ([3], [4], (1, 1000))
 
 
-def test_two_runs_of_one_recipe_and_dataset_are_refused(tmp_path):
-    runs = [write_run(tmp_path / name / "step_3", "3", CURVES) for name in ("a", "b")]
-    with pytest.raises(RunError, match="is another run of step_3, beside"):
-        reader.read_all(runs)
+def test_a_folder_that_is_passed_twice_is_read_once(tmp_path):
+    run = write_run(tmp_path / "step_3", "3", CURVES)
+    assert [each.folder for each in reader.read_all([tmp_path, run, tmp_path / "." / "step_3"])] == [run]
+    with pytest.raises(RunError, match="no run folder was given"):
+        reader.read_all([])
 
 
 def test_runs_come_by_dataset_in_the_order_of_the_drill(tmp_path):
