@@ -60,7 +60,7 @@ def write_seconds(seeds: int, folder: Path) -> dict[str, Any]:
     Checkpoints(folder).save(1, arrays, {"seeds": list(range(seeds)), "rows": rows})
     saved = time.perf_counter()
     logits = np.random.default_rng(0).normal(0, 5, (10_000, 10)).astype(np.float32)
-    write_predictions(folder, 1, 19, np.zeros(10_000, np.uint8), logits)
+    write_predictions(folder, 1, 19, np.zeros(10_000, np.uint8), logits, (0, 10_000))
     each = time.perf_counter() - saved
     size = (folder / "step_1.safetensors").stat().st_size
     return {"seeds": seeds, "checkpoint_bytes": size, "checkpoint_seconds": round(saved - began, 3),

@@ -21,7 +21,7 @@ def _command(arguments: list[str]) -> None:
     parser.add_argument("runs", nargs="*", type=Path, default=[Path("runs")], metavar="RUN",
                         help="run folder, or a folder of run folders (default: runs)")  # fmt: skip
     parser.add_argument("--detect", type=_points, metavar="X",
-                        help="say how many seeds detect a true difference of X percentage points, such as 0.05")  # fmt: skip
+                        help="print the number of seeds that detects a difference of X percentage points")  # fmt: skip
     parser.add_argument("--out", type=Path, help="folder of the report (default: RUN; of several, the one they are in)")
     chosen = parser.parse_args(arguments)
     page = write_report(chosen.runs, chosen.out, chosen.detect)

@@ -18,7 +18,7 @@ from runs_on_disk import CURVES, write_run
 from jaxdrill import config, files, tensors
 from jaxdrill.deploy import digit
 from jaxdrill.errors import RunError, UsageError, print_error, printable, say
-from jaxdrill.evidence import page
+from jaxdrill.evidence import analysis, page
 from jaxdrill.main import main
 from jaxdrill.runs import reader
 from jaxdrill.tensors import read_npz

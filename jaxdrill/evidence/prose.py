@@ -31,7 +31,7 @@ def verdict(analyses: Sequence[Analysis]) -> str:
 
 def describe(analysis: Analysis) -> str:
     """Say what the numbers of a run show."""
-    run, single = analysis.run, len(analysis.run.seeds) == 1
+    single = len(analysis.run.seeds) == 1
     parts = [_change(analysis), _gap(analysis)]
     if analysis.has_target:
         parts.append(_target(analysis))

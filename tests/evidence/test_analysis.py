@@ -163,9 +163,11 @@ def test_only_runs_on_the_same_images_are_compared(tmp_path):
 
 def test_the_checksum_of_the_evaluated_images_decides(tmp_path):
     """Not that of all images: a training set may lack a few wrong labels. Earlier runs have only the latter."""
-    kinds = {"a": {"evaluated_sha256": "x", "dataset_sha256": "1"}, "b": {"evaluated_sha256": "x", "dataset_sha256": "2"},
-             "c": {"evaluated_sha256": "y", "dataset_sha256": "1"}, "old": {"dataset_sha256": "2"}}  # fmt: skip
-    runs = {name: read(write_run(tmp_path / name, "5", flat(0.9), **kind)) for name, kind in kinds.items()}
+    kinds = {"a": ("x", "1"), "b": ("x", "2"), "c": ("y", "1"), "old": (None, "2")}
+    runs = {
+        name: read(write_run(tmp_path / name, "5", flat(0.9), evaluated_sha256=evaluated, dataset_sha256=dataset))
+        for name, (evaluated, dataset) in kinds.items()
+    }
     same = {pair: runs[pair[0]].same_images(runs[pair[1:]]) for pair in ("ab", "ac", "aold", "bold", "cold")}
     assert same == {"ab": True, "ac": False, "aold": False, "bold": True, "cold": False}
 

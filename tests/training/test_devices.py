@@ -251,7 +251,7 @@ assert jax.config.jax_compilation_cache_dir is None
 
 @pytest.mark.slow
 def test_any_number_of_devices_trains_alike(tiny_recipe, tmp_path):
-    """50 steps with batch norm and dropout on 1, 2, 4 and 8 devices: equal but for rounding, which grows with the steps.
+    """50 steps with batch norm and dropout on 1, 2, 4 and 8 devices are equal but for rounding, which grows.
 
     Pools average: which of two nearly equal values is the maximum may depend on rounding, and changes whole gradients.
     """
