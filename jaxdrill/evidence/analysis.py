@@ -64,8 +64,8 @@ class Analysis:
 
     @cached_property
     def at_target(self) -> tuple[float, int, int | None]:
-        """The mean number of epochs at 99.4 % or more, the number of seeds that stay there for their last three epochs or
-        more, and the lower median of the first of these epochs, from 0."""
+        """The mean number of epochs at 99.4 % or more, the number of seeds that stay there (`epochs_at_target`), and
+        the lower median of the first of these epochs, from 0."""
         counted = [epochs_at_target(curve) for curve in self.run.metrics["accuracy"]]
         stay = [first for _, first in counted if first is not None]
         return float(np.mean([count for count, _ in counted])), len(stay), median_low(stay) if stay else None

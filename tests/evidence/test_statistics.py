@@ -73,7 +73,7 @@ def test_difference_of_students_sleep_data():
     ],
 )
 def test_a_verdict_is_one_of_four_words(old, new, verdict):
-    """Five seeds that improve by the same amount have no spread to test against; nor do they show that nothing helps."""
+    """Five seeds that improve by the same amount have no spread to test against, and do not show that nothing helps."""
     found = statistics.difference("x", np.array(old), np.array(new))
     assert statistics.correct([found] * 20)[0].verdict == verdict
 

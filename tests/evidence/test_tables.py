@@ -14,8 +14,8 @@ def test_description(drill):
     said = [prose.describe(each) for each in analyze(read_all([drill]))]
     assert said[0] == (
         "It is compared with no run here. The accuracy on training images in evaluation mode was not measured. 99.4 % "
-        "or more in 0.333 of 3 epochs; 0 of 3 seeds stay there for their last three epochs or more. The notebook's best "
-        "is 98.85 % (epoch 3); the best epoch of 0 % of our seeds is below that."
+        "or more in 0.333 of 3 epochs; 0 of 3 seeds stay there for their last three epochs or more. The notebook's "
+        "best is 98.85 % (epoch 3); the best epoch of 0 % of our seeds is below that."
     )
     assert said[3].startswith("+0.467 points (+0.323 to +0.610) against step_4: helped. The accuracy on")
     equal = "+0.000 points against step_2: inconclusive. The accuracy on"  # of two seeds

@@ -23,7 +23,7 @@ from jaxdrill.runs import checkpoints, group, session
 from jaxdrill.runs.folder import write_rows
 from jaxdrill.runs.reader import read
 from jaxdrill.runs.weights import read_weights
-from jaxdrill.tensors import read_npz
+from jaxdrill.tensors import read_npz, write_npz
 
 FILES = {
     ".lock", "config.json", "run.json", "metrics.jsonl", "checkpoints", "predictions", "weights", "images.npz",
@@ -260,13 +260,35 @@ def test_a_checkpoint_beyond_the_epochs_asked_is_refused(command, tmp_path, monk
     assert command(tmp_path) == 0 and read(tmp_path).epochs == 2
 
 
+def test_the_predictions_file_holds_the_training_accuracy_in_evaluation_mode(finished, digits):
+    """As the trained network gives it; the report's run holds the fraction. An earlier version's file has none."""
+    run = read(finished)
+    for seed, fraction in zip((3, 4), run.train_evaluation, strict=True):
+        kept = read_npz(finished / "predictions" / f"seed_{seed}.npz")
+        predicted = jaxdrill.load(finished, seed)(digits.train_images).argmax(axis=-1)
+        assert int(kept["train_correct"]) == np.sum(predicted == digits.train_labels)
+        assert int(kept["train_examples"]) == 1437 and fraction == kept["train_correct"] / 1437
+    metadata = json.loads((finished / "run.json").read_text())
+    assert metadata["evaluated_sha256"] == digits.evaluated_sha256 != metadata["dataset_sha256"]
+
+
+def test_a_run_without_the_training_accuracy(copy, command, few_digits):
+    """It stays finished."""
+    file = copy / "predictions" / "seed_3.npz"
+    kept = read_npz(file)
+    write_npz(file, {key: value for key, value in kept.items() if not key.startswith("train_")})
+    assert read(copy).train_evaluation is None
+    before = contents(copy)
+    assert command(*both(copy)) == 0 and contents(copy) == before
+
+
 @pytest.mark.parametrize("where", ["predictions", "compiling", "before the second group"])
 def test_a_signal_outside_the_loop_is_not_swallowed(command, tmp_path, monkeypatch, capsys, where):
     """Nothing more is trained, the exit code says so, and the same command ends the run."""
     holder, name = {
         "predictions": (group.folder, "write_predictions"),
         "compiling": (session, "Program"),
-        "before the second group": (group, "_write_last"),
+        "before the second group": (group.Group, "_write_last"),
     }[where]
     original = getattr(holder, name)
 
