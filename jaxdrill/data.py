@@ -78,7 +78,7 @@ def load(name: str, data_dir: Path | None = None, offline: bool = False) -> Data
         if data_dir is None:
             own = "or any name for your own idx files in --data-dir"
             raise UsageError(f"data is {name}{nearest(name, DATASETS)}; allowed: {', '.join(DATASETS)}, {own}")
-        arrays, sums = idx.read_folder(data_dir)
+        arrays, sums = idx.read_folder(data_dir, name)
         return Dataset(name, **cast(dict[str, Any], arrays), files=sums)
     if data_dir is not None:
         return _from_folder(wanted, data_dir)
@@ -149,8 +149,10 @@ def _registered(name: str) -> dict[str, tuple[str, Any]]:
 
 
 def _from_folder(name: str, folder: Path) -> Dataset:
-    """Reads the four official files from a folder, each against its registered sum."""
-    files = {key: folder / file for key, file in FILES.items()}
+    """Read the four official files from a folder, and compare each with its registered sum. Some disks write their
+    names in capital letters."""
+    there = {path.name.lower(): path for path in sorted(folder.glob("*"))}
+    files = {key: there.get(file, folder / file) for key, file in FILES.items()}
     sums = []
     for path in files.values():
         try:
@@ -162,10 +164,10 @@ def _from_folder(name: str, folder: Path) -> Dataset:
     if cached := _read_pack(name, sums):
         return cached
     right = {file: info.checksum for file, (_, info) in _registered(name).items()}
-    for path, found in zip(files.values(), sums, strict=True):
-        if found != right[path.name]:
+    for (key, path), found in zip(files.items(), sums, strict=True):
+        if found != (expected := right[FILES[key]]):
             swapped = [file for file, checksum in right.items() if checksum == found]
-            why = f"holds {swapped[0]}" if swapped else f"has SHA-256 {found[:12]}..., not {right[path.name][:12]}..."
+            why = f"holds {swapped[0]}" if swapped else f"has SHA-256 {found[:12]}..., not {expected[:12]}..."
             raise RunError(
                 f"{path} is not the official file of {name}: it {why}; download it again, or name it as data of your "
                 "own, such as --data my_digits"

@@ -151,6 +151,15 @@ def test_idx_files_are_read_and_packed(small_files, capsys):
     assert same(data.load("auto", small_files), loaded)
 
 
+def test_official_files_on_a_disk_of_capital_letters(small_files):
+    loaded = data.load("mnist", small_files)
+    for file in data.FILES.values():
+        (small_files / file).rename(small_files / file.upper())
+        (small_files / f"._{file}").write_bytes(b"")
+    data.pack_file("mnist").unlink()
+    assert same(data.load("mnist", small_files), loaded)
+
+
 def test_a_packed_dataset_needs_neither_tfds_nor_network(small_files, monkeypatch):
     loaded = data.load("kmnist", small_files)
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
