@@ -29,7 +29,8 @@ FILES = {  # array: official idx file
 @dataclass(frozen=True)
 class Dataset:
     """Images uint8[N, 28, 28, 1], 0..255, and labels uint8[N], 0..9. The test images are those that are evaluated:
-    with a `split` of validation they are a part of the training images that was held out."""
+    with a `split` of validation they are a part of the training images that was held out. All `groups` have one size,
+    and the images of a group one label."""
 
     name: str
     train_images: np.ndarray
@@ -37,12 +38,15 @@ class Dataset:
     test_images: np.ndarray
     test_labels: np.ndarray
     split: str = "test"
+    groups: np.ndarray | None = None  # int[N], where several training images are drawn from one: the source of each
     files: dict[str, str] = field(default_factory=dict)  # of one's own data: SHA-256 sums by file name
 
     def __post_init__(self) -> None:
         for images, labels in ((self.train_images, self.train_labels), (self.test_images, self.test_labels)):
             chex.assert_shape(images, (len(labels), 28, 28, 1))
             chex.assert_type([images, labels], np.uint8)
+        if self.groups is not None:
+            chex.assert_shape(self.groups, self.train_labels.shape)
 
     @property
     def sha256(self) -> str:
@@ -75,13 +79,13 @@ def load(name: str, data_dir: Path | None = None, offline: bool = False) -> Data
     if data_dir is not None and name == "digits":
         raise UsageError("--data-dir holds idx files, and digits has none; leave out one of the two")
     if name == "digits":
-        return Dataset("digits", *embedded.digits())
+        return _digits()
     wanted = "mnist" if name == "auto" else name
     if wanted not in REGISTERED:
         if data_dir is None:
             own = "or any name for your own idx files in --data-dir"
             raise UsageError(f"data is {name}{nearest(name, DATASETS)}; allowed: {', '.join(DATASETS)}, {own}")
-        arrays, sums = idx.read_folder(data_dir)
+        arrays, sums = idx.read_folder(data_dir, name)
         return Dataset(name, **cast(dict[str, Any], arrays), files=sums)
     if data_dir is not None:
         return _from_folder(wanted, data_dir)
@@ -99,7 +103,13 @@ def load(name: str, data_dir: Path | None = None, offline: bool = False) -> Data
             f"warning: {error}: training on digits instead (scikit-learn's, 1,437 drawn eight times for training, 360 "
             f"for the test), so no number below is one of MNIST; {ways}"
         )
-        return Dataset("digits", *embedded.digits())
+        return _digits()
+
+
+def _digits() -> Dataset:
+    """Return the embedded digits. A group contains the drawings of one source digit."""
+    arrays = embedded.digits()
+    return Dataset("digits", *arrays, groups=np.arange(len(arrays[1])) % embedded.SOURCES)
 
 
 def cache_folder() -> Path:
@@ -146,8 +156,10 @@ def _registered(name: str) -> dict[str, tuple[str, Any]]:
 
 
 def _from_folder(name: str, folder: Path) -> Dataset:
-    """Reads the four official files from a folder, each against its registered sum."""
-    files = {key: folder / file for key, file in FILES.items()}
+    """Read the four official files from a folder, and compare each with its registered sum. Some disks write their
+    names in capital letters."""
+    there = {path.name.lower(): path for path in sorted(folder.glob("*"))}
+    files = {key: there.get(file, folder / file) for key, file in FILES.items()}
     sums = []
     for path in files.values():
         try:
@@ -159,10 +171,10 @@ def _from_folder(name: str, folder: Path) -> Dataset:
     if cached := _read_pack(name, sums):
         return cached
     right = {file: info.checksum for file, (_, info) in _registered(name).items()}
-    for path, found in zip(files.values(), sums, strict=True):
-        if found != right[path.name]:
+    for (key, path), found in zip(files.items(), sums, strict=True):
+        if found != (expected := right[FILES[key]]):
             swapped = [file for file, checksum in right.items() if checksum == found]
-            why = f"holds {swapped[0]}" if swapped else f"has SHA-256 {found[:12]}..., not {right[path.name][:12]}..."
+            why = f"holds {swapped[0]}" if swapped else f"has SHA-256 {found[:12]}..., not {expected[:12]}..."
             raise RunError(
                 f"{path} is not the official file of {name}: it {why}; download it again, or name it as data of your "
                 "own, such as --data my_digits"

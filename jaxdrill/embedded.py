@@ -2,13 +2,16 @@
 
 import numpy as np
 
+SOURCES = 1437  # digits that the training images are drawn from
+
 
 def digits() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """scikit-learn's 1,797 handwritten digits (8x8, values 0..16) as 28x28 images, drawn smoothly in MNIST's way:
     training images uint8[11496, 28, 28, 1], 0..255, labels uint8[11496], 0..9, and test images and labels, 360 each.
 
     The 360 test images, a fixed stratified split, are drawn once, centred, 20 pixels high. Each of the 1,437 training
-    images is drawn eight times: 18 and 22 pixels high, each shifted by one pixel towards each corner.
+    images is drawn eight times: 18 and 22 pixels high, each shifted by one pixel towards each corner. Training image n
+    shows source digit n % SOURCES.
     """
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split

@@ -5,16 +5,28 @@ from dataclasses import replace
 import numpy as np
 
 from jaxdrill.data import Dataset
-from jaxdrill.errors import UsageError
+from jaxdrill.errors import UsageError, print_error
 
 
 def hold_out(dataset: Dataset, count: int, evaluate_on: str, fold: int = 0) -> Dataset:
-    """The dataset without `count` training images, a fixed choice of which each class gives its share. They are
-    evaluated in place of the test images, unless `evaluate_on` is `test`. A `fold` from 1 is one of as many parts as
-    the training images have of (about) that size, which share no image: cross-validation holds each out once.
+    """Split `count` training images off a dataset, and evaluate them in place of the test images.
+
+    The choice is fixed and stratified by class. Where a dataset has `groups`, whole groups are split off, so that no
+    drawing of a source image is trained on while another is evaluated. The number of images held out is then the
+    multiple of the group size that is closest to `count`, and a line on stderr says so if it is not `count`.
+
+    Args:
+        dataset: images and labels; the groups, if any, all have the same size.
+        count: how many training images are held out; 0 for none.
+        evaluate_on: `test` evaluates the test images nevertheless; otherwise the images held out are evaluated.
+        fold: 0 for one random choice; from 1, which of `images // count` parts of (about) equal size is held out. The
+            parts share no image: cross-validation holds out each part once.
+
+    Returns:
+        The dataset with the remaining training images. Its `split` is `validation` unless `evaluate_on` is `test`.
 
     Raises:
-        UsageError: there are not as many images, or none to evaluate.
+        UsageError: `count` or `fold` does not fit the dataset, or no images are held out to be evaluated.
     """
     if not count:
         if evaluate_on == "validation" or fold:
@@ -22,8 +34,10 @@ def hold_out(dataset: Dataset, count: int, evaluate_on: str, fold: int = 0) -> D
             raise UsageError(f"{wish}, and no images are held out; add --hold-out 10000")
         return dataset
     images, classes = len(dataset.train_labels), len(np.unique(dataset.train_labels))
-    if not classes <= count <= images - classes:
-        allowed = f"0, or from {classes} to {images - classes}, so that each class has an image on either side"
+    size = 1 if dataset.groups is None else images // len(np.unique(dataset.groups))  # images per group
+    if not classes * size <= count <= images - classes * size:
+        low, high = classes * size, images - classes * size
+        allowed = f"0, or from {low} to {high}, so that each class has an image on either side"
         raise UsageError(f"hold_out is {count}; allowed for {dataset.name}: {allowed}")
     folds = images // count
     if fold and (fold > folds or folds < 2):
@@ -31,12 +45,27 @@ def hold_out(dataset: Dataset, count: int, evaluate_on: str, fold: int = 0) -> D
         raise UsageError(f"fold is {fold}; {parts}" + ("; hold out at most half of them" if folds < 2 else ""))
     from sklearn.model_selection import StratifiedKFold, train_test_split
 
-    labels, every = dataset.train_labels, np.arange(images)
+    # The groups are split as single images are, which is possible because they have one size and one label each. So
+    # the counts are exact; scikit-learn's StratifiedGroupKFold only makes folds, of about equal size.
+    groups = np.arange(images) if dataset.groups is None else dataset.groups
+    members = np.argsort(groups, kind="stable").reshape(-1, size)  # the images of each group
+    labels, every = dataset.train_labels[members[:, 0]], np.arange(len(members))
     if fold:
         kept, held = list(StratifiedKFold(folds, shuffle=True, random_state=0).split(every, labels))[fold - 1]
     else:
-        kept, held = train_test_split(every, test_size=count, random_state=0, stratify=labels)
-    smaller = replace(dataset, train_images=dataset.train_images[kept], train_labels=dataset.train_labels[kept])
+        kept, held = train_test_split(every, test_size=round(count / size), random_state=0, stratify=labels)
+        if len(held) * size != count:
+            print_error(
+                f"{len(held) * size} images are held out instead of {count}: all {size} drawings of each of "
+                f"{len(held)} source images"
+            )
+    kept, held = members[kept].ravel(), members[held].ravel()
+    smaller = replace(
+        dataset,
+        train_images=dataset.train_images[kept],
+        train_labels=dataset.train_labels[kept],
+        groups=None if dataset.groups is None else groups[kept],
+    )
     if evaluate_on == "test":
         return smaller
     held_out = {"test_images": dataset.train_images[held], "test_labels": dataset.train_labels[held]}

@@ -82,7 +82,10 @@ def read_npz(path: Path) -> Arrays:
             if sum(member.file_size for member in packed.infolist()) > LARGEST:
                 raise ValueError(f"it unpacks to more than {LARGEST:,} bytes")
         with np.load(content, allow_pickle=False) as file:
-            return dict(file)
+            arrays = dict(file)
+        if others := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:  # NumPy gives bytes
+            raise ValueError(f"{others[0]} is not an array")
+        return arrays
     except FileNotFoundError:
         raise
     except Exception as error:  # zipfile and NumPy name no common type for what a damaged file can do

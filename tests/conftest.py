@@ -79,7 +79,7 @@ def all_digits() -> data.Dataset:
 @pytest.fixture(scope="session")
 def digits(all_digits) -> data.Dataset:
     """Each of the 1,437 training digits once: three steps an epoch of `tiny`."""
-    few = {"train_images": all_digits.train_images[:1437], "train_labels": all_digits.train_labels[:1437]}
+    few = {key: getattr(all_digits, key)[:1437] for key in ("train_images", "train_labels", "groups")}
     return replace(all_digits, **few)
 
 

@@ -51,7 +51,8 @@ def test_contenders_train_the_same_network(step, digits):
 @pytest.mark.slow
 def test_contenders_see_every_image_once_rotated(digits):
     recipe = config.load("5")
-    few = dataclasses.replace(digits, train_images=digits.train_images[:300], train_labels=digits.train_labels[:300])
+    some = {key: getattr(digits, key)[:300] for key in ("train_images", "train_labels", "groups")}
+    few = dataclasses.replace(digits, **some)
     batches = list(contenders.Flax(recipe, few).batches())
     assert [len(labels) for _, labels in batches] == [128, 128, 44]
     assert np.array_equal(np.sort(np.concatenate([y for _, y in batches])), np.sort(few.train_labels))

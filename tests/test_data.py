@@ -1,5 +1,6 @@
 """Where the arrays come from, and what happens when they cannot come."""
 
+import dataclasses
 import gzip
 import http.server
 import socket
@@ -62,6 +63,48 @@ def test_images_that_are_held_out(digits, count):
     assert np.array_equal(test.train_images, held.train_images)
 
 
+def test_drawings_of_a_digit_are_not_held_out_apart(all_digits):
+    """All eight drawings of a source digit are on the same side, so that no held-out digit is trained on."""
+    held = splits.hold_out(all_digits, 1000, "auto")
+    assert (len(held.train_labels), len(held.test_labels)) == (10_496, 1000)
+    source = {image.tobytes(): n % 1437 for n, image in enumerate(all_digits.train_images)}
+    kept = {source[image.tobytes()] for image in held.train_images}
+    out = {source[image.tobytes()] for image in held.test_images}
+    assert (len(kept), len(out), kept & out) == (1312, 125, set())
+    assert kept == set(held.groups.tolist())
+    assert (abs(np.bincount(held.test_labels) - np.bincount(all_digits.train_labels) * 1000 / 11_496) <= 8).all()
+    again = splits.hold_out(held, 1000, "auto")  # what remains still has its groups
+    out = {source[image.tobytes()] for image in again.test_images}
+    assert not out & {source[image.tobytes()] for image in again.train_images}
+
+
+def test_folds_of_digits_share_no_source_digit(all_digits):
+    source = {image.tobytes(): n % 1437 for n, image in enumerate(all_digits.train_images)}
+    folds = [splits.hold_out(all_digits, 2299, "auto", fold) for fold in range(1, 6)]
+    out = [{source[image.tobytes()] for image in fold.test_images} for fold in folds]
+    assert [len(fold.test_labels) for fold in folds] == [2304, 2304, 2296, 2296, 2296]
+    assert [len(sources) for sources in out] == [288, 288, 287, 287, 287] and len(set.union(*out)) == 1437
+    for fold, sources in zip(folds, out, strict=True):
+        assert not sources & {source[image.tobytes()] for image in fold.train_images}
+
+
+@pytest.mark.parametrize(("count", "held"), [(700, 704), (1436, 1440), (1441, 1440)])
+def test_a_count_that_would_split_a_source_digit_is_rounded_and_told(all_digits, capsys, count, held):
+    assert len(splits.hold_out(all_digits, count, "auto").test_labels) == held
+    told = f"{held} images are held out instead of {count}: all 8 drawings of each of {held // 8} source images"
+    assert capsys.readouterr().err == f"jaxdrill: {told}\n"
+    splits.hold_out(all_digits, held, "auto")
+    assert capsys.readouterr().err == ""
+
+
+def test_images_without_groups_are_split_as_before(digits):
+    """The bits of the split, which run folders of earlier versions depend on; of single groups they are the same."""
+    for dataset in (digits, dataclasses.replace(digits, groups=None)):
+        held = splits.hold_out(dataset, 400, "auto")
+        fold = splits.hold_out(dataset, 287, "auto", 2)
+        assert [each.sha256[:16] for each in (held, fold)] == ["8b1eede3b0de78f5", "5a8b0b5e9590fda1"]
+
+
 def test_folds_hold_each_image_out_once(digits):
     folds = [splits.hold_out(digits, 287, "auto", fold) for fold in range(1, 6)]
     assert [len(fold.test_labels) for fold in folds] == [288, 288, 287, 287, 287]
@@ -88,6 +131,13 @@ def test_what_cannot_be_held_out(digits):
         splits.hold_out(digits, 0, "validation")
 
 
+@pytest.mark.parametrize("count", [10, 79, 11_417])
+def test_what_cannot_be_held_out_of_drawings(all_digits, count):
+    """Each class needs a source digit on either side."""
+    with pytest.raises(UsageError, match=f"hold_out is {count}; allowed for digits: 0, or from 80 to 11416, so that"):
+        splits.hold_out(all_digits, count, "auto")
+
+
 def test_idx_files_are_read_and_packed(small_files, capsys):
     loaded = data.load("mnist", small_files)
     images = gzip.decompress((small_files / "train-images-idx3-ubyte.gz").read_bytes())[16:]
@@ -99,6 +149,15 @@ def test_idx_files_are_read_and_packed(small_files, capsys):
     assert capsys.readouterr().err == f"jaxdrill: mnist is kept in {data.pack_file('mnist')} for later starts\n"
     assert same(data.load("mnist", offline=True), loaded)
     assert same(data.load("auto", small_files), loaded)
+
+
+def test_official_files_on_a_disk_of_capital_letters(small_files):
+    loaded = data.load("mnist", small_files)
+    for file in data.FILES.values():
+        (small_files / file).rename(small_files / file.upper())
+        (small_files / f"._{file}").write_bytes(b"")
+    data.pack_file("mnist").unlink()
+    assert same(data.load("mnist", small_files), loaded)
 
 
 def test_a_packed_dataset_needs_neither_tfds_nor_network(small_files, monkeypatch):
@@ -309,3 +368,11 @@ def test_a_swapped_file_of_mnist_itself(mnist_dir, tmp_path):
     break_swapped(tmp_path)
     with pytest.raises(RunError, match=r"it holds t10k-images-idx3-ubyte\.gz; download it again"):
         data.load("mnist", tmp_path)
+
+
+def test_mnist_is_held_out_as_before(mnist_dir):
+    """Run folders and results of earlier versions depend on these bits."""
+    mnist = data.load("mnist", mnist_dir)
+    held, fold = splits.hold_out(mnist, 10_000, "auto"), splits.hold_out(mnist, 12_000, "auto", 3)
+    assert held.sha256 == "c3322af42c120285ae3aff7756bb4e3d6ac74870ad8648817635224763fddc4e"
+    assert fold.sha256 == "c992988800754456ad748ccd8168e3c19f8faff1a50f80d24f3a00875e40e64c"

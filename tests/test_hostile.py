@@ -3,24 +3,30 @@
 import io
 import json
 import os
+import random
 import re
 import subprocess
 import sys
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, idx_bytes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from runs_in_parts import contents
 from runs_on_disk import CURVES, write_run
+from soak import fuzz
 
-from jaxdrill import config, files, tensors
+from jaxdrill import config, export, files, predict, report, tensors
+from jaxdrill import page as page_command
 from jaxdrill.deploy import digit
 from jaxdrill.errors import RunError, UsageError, print_error, printable, say
 from jaxdrill.evidence import analysis, page
 from jaxdrill.main import main
-from jaxdrill.runs import reader
+from jaxdrill.runs import provenance, reader
 from jaxdrill.tensors import read_npz
 
 BAD = ["<script>alert(1)</script>", "\x1b[2J\x1b]0;x\x07", "a\u202eb", "[x](javascript:a)", "| a | b |", "\r\n\n# x",
@@ -38,12 +44,82 @@ quick = settings(
 )
 
 
+def test_files_spoilt_by_every_means(tmp_path, monkeypatch, capsys):
+    """Two of each kind through the functions that read them: read rightly, or refused in a line."""
+    monkeypatch.setenv("TFDS_DATA_DIR", f"{tmp_path / 'cache'}")
+    monkeypatch.setattr(provenance, "git_commit", lambda package: None)  # it takes most of the time
+    r = random.Random(0)
+    for name, change, read in fuzz.corpus(tmp_path):
+        good = (tmp_path / name).read_bytes()
+        for _ in range(2):
+            (tmp_path / name).write_bytes(spoilt := change(good, r))
+            assert fuzz.read_one(read) is None, (name, spoilt)
+        (tmp_path / name).write_bytes(good)
+        assert fuzz.read_one(read) is None, name
+
+
 @pytest.mark.slow
-def test_files_spoilt_at_random():
+@pytest.mark.parametrize("only", ["readers", "commands"])
+def test_files_spoilt_at_random(only):
     """Each is read to a right result or a line, in time and memory, and nothing else is done."""
-    fuzz = [sys.executable, "-W", "ignore", f"{ROOT / 'tests' / 'soak' / 'fuzz.py'}", "--files", "500"]
+    fuzz = [sys.executable, "-W", "ignore", f"{ROOT / 'tests' / 'soak' / 'fuzz.py'}", "--files", "500", "--only", only]
     done = subprocess.run(fuzz, capture_output=True, text=True)
     assert done.returncode == 0 and '"wrong": []' in done.stdout, done.stdout + done.stderr
+
+
+def commands(run: Path, out: Path) -> dict[str, Callable[[], int]]:
+    """The commands that read a run folder, by name, but for training and `verify`."""
+    return {
+        "report": lambda: report.main([f"{run}", "--out", f"{out}"]),
+        "page": lambda: page_command.main([f"{run}", "--out", f"{out / 'page.html'}"]),
+        "check": lambda: main(["check", f"{run}", "--min-accuracy", "0.001"]),
+        "predict": lambda: predict.main([f"{run}", f"{out / 'images'}"]),
+        "export": lambda: export.main([f"{run}", "--to", "safetensors", "--out", f"{out / 'weights'}"]),
+    }
+
+
+OLDER = (
+    "was written by another version of jaxdrill (its format is {}, this one reads 3). Use that version, or train into "
+)
+OLDER += "another folder."
+WRONG = "is damaged ({}). Delete its run.json and repeat the command that trained it, which writes the file again."
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda good: {"format": 3}, WRONG.format("versions in run.json: Field required")),
+        (lambda good: {}, OLDER.format(1)),
+        (lambda good: {"format": None}, OLDER.format(None)),
+        (lambda good: [good], WRONG.format("run.json: run.json is not a JSON object")),
+        (lambda good: None, WRONG.format("run.json: run.json is not a JSON object")),
+        (lambda good: good | {"seconds": {}}, WRONG.format("seconds.data in run.json: Field required")),
+        (lambda good: good | {"seconds": 3}, WRONG.format(
+            "seconds in run.json: Input should be a valid dictionary or instance of Seconds")),
+        (lambda good: good | {"devices": []}, WRONG.format(
+            "devices in run.json: List should have at least 1 item after validation, not 0")),
+        (lambda good: good | {"earlier_sessions": [{}]}, WRONG.format(
+            "earlier_sessions.0.versions in run.json: Field required")),
+        (lambda good: good | {"parameters": 10**400}, WRONG.format(
+            "parameters in run.json: Input should be less than 9223372036854775808")),
+        (lambda good: {key: good[key] for key in good if key != "command"}, WRONG.format(
+            "command in run.json: Field required")),
+    ],
+)  # fmt: skip
+def test_a_damaged_run_json_is_told_in_one_line_by_every_command(copy, command, digits, capsys, change, message):
+    """Training, the report, the page and the check read it; the others need only weights. Nothing is changed."""
+    good = json.loads((copy / "run.json").read_text())
+    (copy / "run.json").write_text(json.dumps(change(good)))
+    (copy.parent / "images").write_bytes(idx_bytes(digits.test_images[:2, ..., 0]))
+    before = contents(copy)
+    tried = {"train": lambda: command(copy, "--seed", 3, "--seeds", 2, "--epochs", 3)} | commands(copy, copy.parent)
+    for name, work in tried.items():
+        capsys.readouterr()
+        if name in ("predict", "export"):
+            assert (work(), capsys.readouterr().err) == (0, ""), name
+        else:
+            assert (work(), capsys.readouterr().err) == (1, f"jaxdrill: {copy} {message}\n"), name
+    assert contents(copy) == before
 
 
 @quick
@@ -134,6 +210,14 @@ def test_a_file_too_large_is_not_read(tmp_path):
         file.truncate(files.LARGEST + 1)  # sparse
     with pytest.raises(OSError, match="Larger than 268,435,456 bytes"):
         files.read_bytes(tmp_path / "large")
+
+
+def test_what_is_no_array_in_an_npz_file(tmp_path):
+    """NumPy gives the bytes of such a member."""
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as packed:
+        packed.writestr("labels.npy", b"text")
+    with pytest.raises(ValueError, match=r"^x\.npz cannot be read \(labels is not an array\)$"):
+        read_npz(tmp_path / "x.npz")
 
 
 def test_no_array_is_unpickled(tmp_path):

@@ -69,7 +69,7 @@ def test_help_of_each_step(step, capsys):
         (["--optimizer.learning-rate", "-1"], "--optimizer.learning-rate is -1; allowed: a number above 0"),
         (["--epochs"], "argument --epochs: expected one argument"),
         (["--dropout.rate", "1"], "--dropout.rate is unknown"),
-        (["--hold-out", "5", "--data", "digits"], "hold_out is 5; allowed for digits: 0, or from 10"),
+        (["--hold-out", "5", "--data", "digits"], "hold_out is 5; allowed for digits: 0, or from 80"),
         (["--evaluate-on", "validation", "--data", "digits"], "no images are held out"),
         (["--batch-size", "0"], "--batch-size is 0"),
         (

@@ -109,7 +109,11 @@ def build(runs: Sequence[Run], most_seeds: int = MOST_SEEDS) -> str:
             if not kept:
                 raise RunError(f"{folder} holds no weights of its seeds; repeat the command that trained it")
             for seed in kept[number : number + 1]:
-                packed = pack(trained.read(weights.find(folder, seed)))
+                one = trained.read(weights.find(folder, seed))
+                if one.config.network != network.run.config.network:
+                    what = f"{one.file} holds the weights of another network than the run's config.json"
+                    raise RunError(f"{what}. Delete it and repeat the command that trained the run.")
+                packed = pack(one)
                 if number == 0 or packed.size <= left:
                     network.seeds.append(seed)
                     network.packed.append(packed)

@@ -189,7 +189,7 @@ def confusion(run: Run) -> Table:
 def times(run: Run) -> Table:
     """The seconds of each phase, of all seeds and sessions."""
     seconds = run.metadata["seconds"]
-    total = sum(seconds.values())
+    total = sum(seconds.values()) or 1.0
     rows = [[phase, f"{s:,.1f}", f"{100 * s / total:.1f}"] for phase, s in seconds.items()]
     return Table(["phase", "seconds", "%"], rows)
 

@@ -8,10 +8,11 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from jaxdrill import tensors
 from jaxdrill.errors import RunError, print_error
@@ -20,6 +21,18 @@ from jaxdrill.runs.folder import as_row
 from jaxdrill.tensors import Arrays
 
 KEPT = 2  # checkpoints of a group: if the latest is damaged, the one before it is used
+
+
+class Metadata(BaseModel):
+    """What is saved with the arrays, for one."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(min_length=1)
+    rows: list[dict[str, Any]]
+    identity: dict[str, Any]
+    epoch_seconds: float = Field(ge=0, le=1e12)
+    layout: str = ""
 
 
 @dataclass(frozen=True)
@@ -123,12 +136,15 @@ def _read(file: Path) -> Checkpoint:
     arrays, about = tensors.read(file)
     try:
         metadata = parse_json(about["metadata"])
+        Metadata.model_validate(metadata)
         metadata["rows"] = [as_row(row) for row in metadata["rows"]]
-        step, seeds = int(about["step"]), [int(seed) for seed in metadata["seeds"]]
-        if any(array.shape[:1] != (len(seeds),) for array in arrays.values()):
+        if not (about["step"].isdecimal() and file.stem == f"step_{int(about['step'])}"):
+            raise ValueError("its step is not that of its name")
+        if any(array.shape[:1] != (len(metadata["seeds"]),) for array in arrays.values()):
             raise ValueError("its arrays are not of its seeds")
-        if not isinstance(metadata["identity"], dict) or not isinstance(metadata["epoch_seconds"], int | float):
-            raise ValueError("it does not say of which run")
-        return Checkpoint(file, step, metadata | {"seeds": seeds}, arrays)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"{file} is damaged ({error})") from error
+        return Checkpoint(file, int(about["step"]), metadata, arrays)
+    except (ValueError, KeyError) as error:
+        what = f"{error}"
+        if isinstance(error, ValidationError):
+            what = f"{'.'.join(map(str, error.errors()[0]['loc']))}: {error.errors()[0]['msg']}"
+        raise RunError(f"{file} is damaged ({what})") from error

@@ -5,39 +5,85 @@
 """
 
 import json
-import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from scipy.special import softmax
 
-from jaxdrill.files import parse_json, read_bytes, write_text
+from jaxdrill.errors import RunError
+from jaxdrill.files import parse_json, read_bytes, read_json, write_text
 from jaxdrill.tensors import read_npz, write_npz
 
 FORMAT = 3  # it grows when a reader of the older one would go wrong
+LARGEST_NUMBER = 1e30  # in metrics.jsonl: what is read can be squared and added, as statistics do
 TRAINED = ("epoch", "step", "learning_rate", "train_loss", "train_accuracy", "seconds")
 EVALUATED = ("loss", "accuracy", "examples")  # in the file `test_loss` or `validation_loss` and so on
 
 
-class Metadata(BaseModel):
-    """What every reader may count on in `run.json`, which says more."""
-
+class _Read(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
-    command: list[str]
-    parameters: int
+
+class Session(_Read):
+    """What `run.json` says of a session of a run."""
+
+    versions: dict[str, str]
+    devices: list[str] = Field(min_length=1)
+    processor: str
+    git_commit: str | None
+    command: list[str] = []  # older files do not say that of earlier sessions
+
+
+class Seconds(_Read):
+    """The seconds of each phase, of all sessions."""
+
+    data: float = Field(ge=0)
+    compile: float = Field(ge=0)
+    train: float = Field(ge=0)
+    evaluation: float = Field(ge=0)
+
+
+class Metadata(Session):
+    """What every reader may count on in `run.json`, which says more."""
+
+    command: list[str]  # pyright: ignore[reportGeneralTypeIssues]
+    parameters: int = Field(ge=0, lt=2**63)
     dataset: str
     dataset_sha256: str
     evaluated_sha256: str | None = None  # not in runs of earlier versions
     split: Literal["test", "validation"]
-    versions: dict[str, str]
-    devices: list[str]
-    processor: str
-    git_commit: str | None
-    earlier_sessions: list[dict[str, Any]]
-    seconds: dict[str, float]
+    earlier_sessions: list[Session]
+    seconds: Seconds
+
+
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """Read the `run.json` of a run folder. Whoever resumes the run and whoever reads it get the same checks.
+
+    Raises:
+        OSError: the file is missing or cannot be read.
+        RunError: the file is damaged, or another version of jaxdrill wrote it.
+    """
+    try:
+        metadata = read_json(folder / "run.json")
+        if not isinstance(metadata, dict):
+            raise ValueError("run.json is not a JSON object")
+        if metadata.get("format") != FORMAT:
+            raise RunError(
+                f"{folder} was written by another version of jaxdrill (its format is {metadata.get('format', 1)}, this "
+                f"one reads {FORMAT}). Use that version, or train into another folder."
+            )
+        Metadata.model_validate(metadata)
+    except ValueError as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else None
+        what = f"{'.'.join(map(str, first['loc']))} in run.json: {first['msg']}" if first else f"run.json: {error}"
+        raise RunError(
+            f"{folder} is damaged ({what}). Delete its run.json and repeat the command that trained it, which writes "
+            "the file again."
+        ) from error
+    return metadata
 
 
 Rows = list[dict[str, Any]]
@@ -76,14 +122,15 @@ def read_rows(folder: Path) -> tuple[Rows, int | None]:
 
 
 def as_row(value: Any) -> dict[str, Any]:
-    """A row of `metrics.jsonl`, if a value is one: finite numbers by name, those of its seed and epoch whole.
+    """Check a row of `metrics.jsonl`: numbers by name, its seed and epoch whole and from 0 to 2**32 - 1.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not such a row.
     """
-    if not isinstance(value, dict) or not all(isinstance(value.get(key), int) for key in ("seed", "epoch")):
+    whole = isinstance(value, dict) and all(type(value.get(key)) is int for key in ("seed", "epoch"))
+    if not whole or not 0 <= value["seed"] < 2**32 or not 0 <= value["epoch"] < 2**32:
         raise ValueError("a row of metrics.jsonl has no seed or epoch")
-    if not all(isinstance(number, int | float) and math.isfinite(number) for number in value.values()):
+    if not all(type(number) in (int, float) and abs(number) <= LARGEST_NUMBER for number in value.values()):
         raise ValueError("a row of metrics.jsonl holds something else than numbers")
     return {"seed": value["seed"], "epoch": value["epoch"]} | value
 
@@ -112,11 +159,44 @@ def write_predictions(
     write_npz(predictions_file(folder, seed), arrays)
 
 
+def read_predictions(file: Path) -> dict[str, np.ndarray]:
+    """Read the predictions of a seed, see `predictions_file`.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: the file is damaged, or holds something else.
+    """
+    kept = read_npz(file)
+    if missing := [name for name in ("epoch", "labels", "predicted", "probabilities") if name not in kept]:
+        raise ValueError(f"{file.name} holds no {missing[0]}")
+    epoch, labels, predicted = kept["epoch"], kept["labels"], kept["predicted"]
+    count = labels.size
+    if epoch.shape or epoch.dtype.kind not in "iu":
+        raise ValueError(f"{file.name} holds no number of an epoch")
+    if not (labels.dtype == predicted.dtype == np.uint8 and labels.shape == predicted.shape == (count,)):
+        raise ValueError(f"{file.name} holds no labels and predictions")
+    if (kept["probabilities"].dtype, kept["probabilities"].shape) != (np.float16, (count, 10)) or not count:
+        raise ValueError(f"{file.name} holds no probabilities of ten classes")
+    probabilities = kept["probabilities"]
+    if max(labels.max(), predicted.max()) > 9 or not ((probabilities >= 0) & (probabilities <= 1)).all():
+        raise ValueError(f"{file.name} holds something else than digits and their probabilities")
+    if "train_correct" in kept:
+        correct, examples = kept["train_correct"], kept.get("train_examples", np.float64(0))
+        whole = all(each.shape == () and each.dtype.kind in "iu" for each in (correct, examples))
+        if not whole or not 0 <= correct <= examples or not examples:
+            raise ValueError(f"{file.name} holds no count of training images")
+    return kept
+
+
 def write_images(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
-    """Writes `images.npz`, the evaluated images that a report shows: the first of each class, and those that a seed got
-    wrong. index int64[K], images uint8[K, 28, 28]."""
+    """Write `images.npz`, the evaluated images that a report shows: the first of each class, and those that a seed got
+    wrong. index int64[K], images uint8[K, 28, 28]. A seed's predictions that are damaged or of other images are left
+    out."""
     shown = {int(np.argmax(labels == label)) for label in np.unique(labels)}
     for file in folder.glob("predictions/seed_*.npz"):
-        shown |= set(np.flatnonzero(read_npz(file)["predicted"] != labels).tolist())
+        with suppress(OSError, ValueError):
+            kept = read_predictions(file)
+            if np.array_equal(kept["labels"], labels):
+                shown |= set(np.flatnonzero(kept["predicted"] != labels).tolist())
     index = np.array(sorted(shown))
     write_npz(folder / "images.npz", {"index": index, "images": images[index, :, :, 0]})

@@ -69,7 +69,9 @@ def identity(config: Config, dataset_sha256: str, init_sha256: str = "") -> dict
     flat = {key: value for key, value in table.items() if key not in tables}
     precision = {"execution.matmul_precision": config.execution.matmul_precision}
     sums = {"dataset_sha256": dataset_sha256} | ({"init_sha256": init_sha256} if init_sha256 else {})
-    return flat | inner | precision | sums | {"generator": GENERATOR}
+    # Older versions held out drawings of digits whose other drawings they trained on: a run is not continued so.
+    by_source = {"hold_out_by": "source image"} if config.hold_out and config.data == "digits" else {}
+    return flat | inner | precision | sums | by_source | {"generator": GENERATOR}
 
 
 def assert_same_identity(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:

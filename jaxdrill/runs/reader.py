@@ -8,16 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
 from jaxdrill.config import drill_order, from_file
 from jaxdrill.errors import RunError, UsageError, print_error
-from jaxdrill.files import read_json
 from jaxdrill.recipe import Config
-from jaxdrill.runs.folder import EVALUATED, FORMAT, TRAINED, Metadata, predictions_file, read_rows
+from jaxdrill.runs.folder import (
+    EVALUATED,
+    TRAINED,
+    predictions_file,
+    read_metadata,
+    read_predictions,
+    read_rows,
+)
 from jaxdrill.tensors import read_npz
 
 ASIDE = re.compile(r"\.old_\d+$")  # ends the name of a run folder that `--restart` has set aside
+REMADE = "Delete its images.npz and repeat the command that trained it, which writes the file again."
 
 
 @dataclass(frozen=True)
@@ -89,25 +95,18 @@ def read(folder: Path) -> Run:
     if missing:
         raise RunError(f"{folder} is half written: it holds no {missing[0]}; repeat the command that trained it")
     try:
-        metadata = read_json(folder / "run.json")
-        if metadata.get("format") != FORMAT:
-            raise RunError(
-                f"{folder} was written by another version of jaxdrill (its format is {metadata.get('format', 1)}, this "
-                f"one reads {FORMAT}); train it again into another folder, or read it with that version"
-            )
-        Metadata.model_validate(metadata)
+        metadata = read_metadata(folder)
         config = from_file(folder / "config.json")
-        shown = _read_images(folder / "images.npz")
+        shown = _read_images(folder)
         again = f"finish it with: {shlex.join(metadata['command'])}"
         curves, left_out = _curves(folder, config, f"{metadata['split']}_", again)
-    except ValidationError as error:
-        what = f"{'.'.join(map(str, error.errors()[0]['loc']))} in run.json: {error.errors()[0]['msg']}"
-        raise RunError(f"{folder} is damaged ({what}); train it again into another folder") from error
     except (ValueError, KeyError, AttributeError, TypeError, OSError, UsageError) as error:
         raise RunError(f"{folder} is damaged ({error}); train it again into another folder") from error
     if config.data != metadata["dataset"]:
         raise RunError(f"{folder} mixes datasets: config.json says {config.data}, run.json {metadata['dataset']}")
     predictions = [_read_predictions(folder, seed, curve, again) for seed, curve in curves.items()]
+    if shown and max(shown) >= len(predictions[0]["labels"]):
+        raise RunError(f"{folder} mixes datasets: images.npz holds images beyond those evaluated. {REMADE}")
     if any(not np.array_equal(each["labels"], predictions[0]["labels"]) for each in predictions):
         raise RunError(f"{folder} mixes datasets: the labels of its predictions differ from seed to seed")
     metrics = {key: np.array([c[key] for c in curves.values()], np.float64) for key in (*TRAINED, *EVALUATED)}
@@ -125,7 +124,7 @@ def _curves(folder: Path, config: Config, prefix: str, again: str) -> tuple[dict
     """The columns of each seed, and the seeds left out, which the last command did not name."""
     rows, damaged = read_rows(folder)
     if damaged:
-        raise RunError(f"{folder} is damaged: line {damaged} of metrics.jsonl is cut short; {again}")
+        raise RunError(f"{folder} is damaged: line {damaged} of metrics.jsonl is cut short or wrong; {again}")
     names = {key: key for key in TRAINED} | {key: prefix + key for key in EVALUATED}
     if lacking := [name for name in names.values() if any(name not in row for row in rows)]:
         raise ValueError(f"{lacking[0]} is missing in metrics.jsonl")
@@ -151,19 +150,9 @@ def _read_predictions(folder: Path, seed: int, curve: Curve, again: str) -> dict
     if not file.exists():
         raise RunError(f"{folder} is half written: predictions/{file.name} is missing; {again}")
     try:
-        kept = read_npz(file)
+        kept = read_predictions(file)
         same = int(kept["epoch"]) == curve["epoch"][-1]
-        labels, predicted, probabilities = (kept[key] for key in ("labels", "predicted", "probabilities"))
-        count = len(labels)
-        if not (labels.dtype == predicted.dtype == np.uint8 and labels.shape == predicted.shape == (count,)):
-            raise ValueError(f"{file.name} holds no labels and predictions")
-        if probabilities.dtype != np.float16 or probabilities.shape != (count, 10) or not count:
-            raise ValueError(f"{file.name} holds no probabilities of ten classes")
-        if max(labels.max(), predicted.max()) > 9 or not np.isfinite(probabilities).all():
-            raise ValueError(f"{file.name} holds something else than digits and their probabilities")
-        if "train_correct" in kept and not 0 <= int(kept["train_correct"]) <= max(1, int(kept["train_examples"])):
-            raise ValueError(f"{file.name} holds no count of training images")
-        same &= bool(abs(np.mean(predicted == labels) - curve["accuracy"][-1]) < 1e-9)
+        same &= bool(abs(np.mean(kept["predicted"] == kept["labels"]) - curve["accuracy"][-1]) < 1e-9)
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise RunError(f"{folder} is damaged ({error}); delete predictions/{file.name} and {again}") from error
     if not same:
@@ -172,14 +161,20 @@ def _read_predictions(folder: Path, seed: int, curve: Curve, again: str) -> dict
     return kept
 
 
-def _read_images(file: Path) -> dict[int, np.ndarray]:
-    """The images of `images.npz` by their index, if it is there."""
+def _read_images(folder: Path) -> dict[int, np.ndarray]:
+    """Return the images of `images.npz` by their index, none if the file is missing."""
+    file = folder / "images.npz"
     if not file.exists():
         return {}
-    kept = read_npz(file)
-    index, images = kept["index"], kept["images"]
-    if index.ndim != 1 or index.dtype.kind not in "iu" or (images.dtype, images.shape[1:]) != (np.uint8, (28, 28)):
-        raise ValueError(f"{file.name} holds no images")
+    try:
+        kept = read_npz(file)
+        index, images = kept["index"], kept["images"]
+        if index.ndim != 1 or index.dtype.kind not in "iu" or (index < 0).any():
+            raise ValueError(f"{file.name} holds no numbers of images")
+        if (images.dtype, images.shape) != (np.uint8, (len(index), 28, 28)):
+            raise ValueError(f"{file.name} holds no images")
+    except (ValueError, KeyError, OSError) as error:
+        raise RunError(f"{folder} is damaged ({error}). {REMADE}") from error
     return dict(zip(index.tolist(), images, strict=True))
 
 

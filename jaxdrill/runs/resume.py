@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 from jaxdrill import tensors
 from jaxdrill.config import from_file
 from jaxdrill.errors import RunError, UsageError, print_error
-from jaxdrill.files import read_json, remove_leftovers
+from jaxdrill.files import remove_leftovers
 from jaxdrill.recipe import Config
 from jaxdrill.runs import checkpoints, folder, provenance
 from jaxdrill.runs.checkpoints import Checkpoint
@@ -39,14 +39,9 @@ def _read_run(
     config: Config, workdir: Path, identity: dict[str, Any], steps_per_epoch: int
 ) -> tuple[Rows, dict[str, Any], dict[int, Checkpoint]]:
     """As `open_run`, in process 0."""
-    config_file, run_file = workdir / "config.json", workdir / "run.json"
+    config_file = workdir / "config.json"
     try:
-        previous = read_json(run_file) if run_file.exists() else {}
-        if previous and previous.get("format") != folder.FORMAT:
-            raise UsageError(
-                f"{workdir} holds a run of another version of jaxdrill (its format is {previous.get('format', 1)}, now "
-                f"it is {folder.FORMAT}); choose another --workdir, or continue it with that version"
-            )
+        previous = folder.read_metadata(workdir) if (workdir / "run.json").exists() else {}
         if config_file.exists():
             old = from_file(config_file)
             sha256 = previous.get("dataset_sha256", identity["dataset_sha256"])
@@ -54,7 +49,7 @@ def _read_run(
             before = provenance.identity(old, sha256, init_sha256)
             provenance.assert_same_identity(workdir, before, identity)
         rows, damaged = folder.read_rows(workdir)
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise RunError(f"the run in {workdir} is damaged ({error}); choose another --workdir") from error
     latest: dict[int, Checkpoint] = {}
     for path in sorted(workdir.glob("checkpoints/seed*")):
@@ -84,14 +79,14 @@ def _read_run(
 
 
 def is_finished(workdir: Path, rows: Rows, seed: int, epochs: int) -> bool:
-    """Whether a seed has all its epochs, and the predictions and weights after the last one."""
+    """Return True if a seed has all its epochs, and whole predictions and weights after the last one."""
     trained = [row["epoch"] for row in rows if row["seed"] == seed]
     try:
-        predicted = int(tensors.read_npz(folder.predictions_file(workdir, seed))["epoch"])
-    except (OSError, ValueError, KeyError, TypeError):
+        predicted = int(folder.read_predictions(folder.predictions_file(workdir, seed))["epoch"])
+        tensors.read(folder.weights_file(workdir, seed))
+    except (OSError, ValueError, RunError):
         return False
-    complete = len(trained) == epochs and trained == list(range(epochs)) and predicted == epochs - 1
-    return complete and folder.weights_file(workdir, seed).exists()
+    return trained == list(range(epochs)) and predicted == epochs - 1
 
 
 @contextmanager

@@ -112,7 +112,7 @@ def _train_seeds(run: Session, asked: range) -> None:
         return [seed for seed in asked if not is_finished(run.workdir, run.rows, seed, epochs)]
 
     groups = _plan(run, processes.share(unfinished))
-    if groups:
+    if groups or not all((run.workdir / name).exists() for name in ("config.json", "run.json")):
         if first:
             write_text(run.workdir / "config.json", run.config.model_dump_json(indent=1))
             write_text(run.workdir / "run.json", json.dumps(run.metadata, indent=1))

@@ -113,6 +113,13 @@ def test_the_one_before_a_damaged_one_is_used(tmp_path, progress, capsys, how):
         assert told.endswith("; the checkpoint before it, of step 3, is used\n")
 
 
+def test_a_checkpoint_under_the_name_of_another_step_is_damaged(tmp_path, progress):
+    saved(tmp_path, progress, 3)
+    (tmp_path / "step_3.safetensors").rename(tmp_path / "step_9.safetensors")
+    with pytest.raises(RunError, match=r"step_9.safetensors is damaged \(its step is not that of its name\)"):
+        checkpoints.latest(tmp_path)
+
+
 def test_no_whole_one_is_told_in_one_line(tmp_path, progress):
     saved(tmp_path, progress, 3, 8)
     for file in tmp_path.iterdir():
@@ -125,7 +132,7 @@ def test_no_whole_one_is_told_in_one_line(tmp_path, progress):
 @pytest.mark.parametrize(
     "change",
     [{"rows": [5]}, {"rows": [{"seed": 5}]}, {"rows": [{"seed": 5, "epoch": 0, "loss": "x"}]}, {"seeds": [5]},
-     {"seeds": "x"}, {"identity": 3}, {"epoch_seconds": None}],
+     {"seeds": "x"}, {"identity": 3}, {"epoch_seconds": None}, {"seeds": "56"}, {"seeds": [5, -6]}, {"layout": [1]}],
 )  # fmt: skip
 def test_metadata_of_another_kind_is_damage_too(tmp_path, progress, change):
     """With a right sum, as somebody could make it."""

@@ -10,7 +10,7 @@ from safetensors.numpy import save
 
 from jaxdrill import files, tensors
 from jaxdrill.errors import RunError
-from jaxdrill.runs import reader, weights
+from jaxdrill.runs import folder, reader, weights
 
 CURVES = {3: [0.9, 0.98], 4: [0.91, 0.97]}
 
@@ -74,6 +74,16 @@ def test_a_seed_beside_those_of_the_config(tmp_path):
         (lambda p: resave(p / "predictions" / "seed_3.npz", predicted=np.zeros(9)), "holds no labels and predictions"),
         (lambda p: resave(p / "predictions" / "seed_3.npz", train_correct=9, train_examples=8), "no count of training"),
         (lambda p: (p / "images.npz").write_bytes(b""), "is damaged (images.npz cannot be read (File is not a zip"),
+        (lambda p: resave(p / "images.npz", index=np.arange(-1, len(np.load(p / "images.npz")["index"]) - 1)),
+         "is damaged (images.npz holds no numbers of images). Delete its images.npz and repeat the command that"),
+        (lambda p: resave(p / "images.npz", index=np.arange(len(np.load(p / "images.npz")["index"])) + 990),
+         "mixes datasets: images.npz holds images beyond those evaluated. Delete its images.npz and repeat"),
+        (lambda p: resave(p / "images.npz", images=np.zeros((3, 28, 28), np.uint8)), "images.npz holds no images"),
+        (lambda p: resave(p / "predictions" / "seed_3.npz", epoch=np.inf), "seed_3.npz holds no number of an epoch"),
+        (lambda p: resave(p / "predictions" / "seed_3.npz", epoch=[1, 1]), "seed_3.npz holds no number of an epoch"),
+        (lambda p: (p / "metrics.jsonl").write_text(f'{{"seed": 3, "epoch": 0, "loss": 1{"0" * 400}}}'), "line 1 of"),
+        (lambda p: (p / "metrics.jsonl").write_text('{"seed": true, "epoch": 0}'), "is damaged: line 1 of metrics"),
+        (lambda p: (p / "metrics.jsonl").write_text('{"seed": -1, "epoch": 0}'), "is damaged: line 1 of metrics"),
     ],
 )  # fmt: skip
 def test_a_folder_that_cannot_be_read(tmp_path, spoil, message):
@@ -163,3 +173,13 @@ def test_weights_files_that_are_not_a_runs(tmp_path):
     file.write_bytes(save(arrays))
     with pytest.raises(RunError, match=r"is damaged: it holds no recipe \('recipe'\); repeat the command"):
         weights.load(run)
+
+
+def test_images_of_a_report_need_no_seed_whose_predictions_are_damaged(tmp_path):
+    """Those of other images are left out too: seeds that an earlier command trained stay as they are."""
+    path, labels = write_run(tmp_path / "run", "3", CURVES | {5: [0.9, 0.96], 6: [0.9, 0.99]}), np.arange(1000) % 10
+    (path / "predictions" / "seed_3.npz").write_bytes(b"PK")
+    resave(path / "predictions" / "seed_4.npz", labels=np.roll(labels, 1).astype(np.uint8))
+    np.savez(path / "predictions" / "seed_5.npz", epoch=1)
+    folder.write_images(path, np.zeros((1000, 28, 28, 1), np.uint8), labels.astype(np.uint8))
+    assert tensors.read_npz(path / "images.npz")["index"].tolist() == [*range(10), *range(10, 16)]

@@ -48,6 +48,17 @@ def test_what_decides_bits():
     assert provenance.identity(recipe, "other") != identity
 
 
+def test_a_hold_out_of_earlier_versions_is_not_continued_where_it_leaked(tmp_path):
+    """They split the drawings of a source digit; the images of MNIST are split as ever."""
+    recipe = config.load("5", {"hold_out": "1000"})
+    assert "hold_out_by" not in provenance.identity(recipe.model_copy(update={"data": "mnist"}), "sum")
+    identity = provenance.identity(recipe.model_copy(update={"data": "digits"}), "sum")
+    earlier = {key: value for key, value in identity.items() if key != "hold_out_by"}
+    message = "holds a run with hold_out_by = None, now it is source image; choose another --workdir"
+    with pytest.raises(UsageError, match=message):
+        provenance.assert_same_identity(tmp_path, earlier, identity)
+
+
 def test_another_network_is_named_without_its_layers(tmp_path):
     old, new = (provenance.identity(config.load(step), "sum") for step in ("2", "1"))
     with pytest.raises(UsageError, match="holds a run with name = step_2, now it is step_1; choose another"):

@@ -17,7 +17,7 @@ from runs_in_parts import both, contents, rows, stop_in, without_seconds
 from safetensors.numpy import save_file
 
 import jaxdrill
-from jaxdrill import embedded, splits
+from jaxdrill import embedded, splits, tensors
 from jaxdrill.nn.pytorch import to_pytorch
 from jaxdrill.runs import checkpoints, group, session
 from jaxdrill.runs.folder import write_rows
@@ -178,8 +178,9 @@ def test_a_run_of_another_version_is_left_alone(copy, command, capsys):
     metadata = json.loads((copy / "run.json").read_text())
     del metadata["format"]
     (copy / "run.json").write_text(json.dumps(metadata))
-    assert command(*both(copy, "--epochs", 3)) == 2
-    assert "holds a run of another version of jaxdrill (its format is 1, now it is 3)" in capsys.readouterr().err
+    assert command(*both(copy, "--epochs", 3)) == 1
+    why = "was written by another version of jaxdrill (its format is 1, this one reads 3). Use that version, or train"
+    assert capsys.readouterr().err == f"jaxdrill: {copy} {why} into another folder.\n"
 
 
 def test_more_epochs_continue_a_run(finished, command, tmp_path):
@@ -415,6 +416,24 @@ def test_a_damaged_folder(command, tmp_path, capsys):
     assert command(tmp_path) == 1
     assert "is damaged" in capsys.readouterr().err
     assert (tmp_path / "config.json").read_text() == '{"half'
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("weights/seed_3.safetensors", b"{"), ("predictions/seed_4.npz", b"PK"), ("run.json", None), ("config.json", None),
+     ("images.npz", None), ("metrics.jsonl", None)],
+)  # fmt: skip
+def test_the_same_command_writes_again_what_is_damaged_or_deleted(finished, copy, command, name, content):
+    """As the message about such a file says."""
+    before = {key: a.tolist() for key, a in read(copy).metrics.items() if key != "seconds"}
+    (copy / name).unlink()
+    if content:
+        (copy / name).write_bytes(content)
+    assert command(*both(copy)) == 0
+    assert {key: a.tolist() for key, a in read(copy).metrics.items() if key != "seconds"} == before
+    assert without_seconds(copy) == without_seconds(finished)
+    arrays, again = (tensors.read(each / "weights" / "seed_3.safetensors")[0] for each in (finished, copy))
+    assert arrays.keys() == again.keys() and all(np.array_equal(arrays[key], again[key]) for key in arrays)
 
 
 def test_a_workdir_that_cannot_be_used(command, tmp_path, capsys):

@@ -1,6 +1,9 @@
 """Spoilt and hostile files through every reader: a right result or one line, in time, in memory, and nothing else.
 
-    python tests/soak/fuzz.py [--files 10000] [--seed 0] [--json FILE]
+    python tests/soak/fuzz.py [--files 10000] [--seed 0] [--json FILE] [--only commands|readers]
+
+A third of the files are spoilt byte by byte (`mutated` and those beside it), the others by what they say (`damage`).
+A fifth are read by whole commands (`commands`), the others by the functions that read them.
 
 A watched fork reads each few hundred files. What no reader may do is found by Python's audit events: write outside its
 folder, start a program, unpickle. Exits with 1 if anything went wrong.
@@ -22,9 +25,11 @@ import struct
 import sys
 import tempfile
 import time
+import tomllib
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +40,7 @@ import numpy as np  # noqa: E402
 from conftest import TINY, idx_bytes  # noqa: E402
 from PIL import Image  # noqa: E402
 from runs_on_disk import write_run, write_trained  # noqa: E402
+from soak import commands, damage  # noqa: E402
 
 from jaxdrill import config, data, idx, tensors  # noqa: E402
 from jaxdrill.deploy import digit  # noqa: E402
@@ -43,11 +49,25 @@ from jaxdrill.evidence import page  # noqa: E402
 from jaxdrill.runs import checkpoints, provenance, reader, resume, weights  # noqa: E402
 
 SECONDS, BYTES, CHUNK = 10, 2**30, 250
+COMMAND_SECONDS, COMMAND_BYTES = 120, 3 * 2**30  # of a command, which may train
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 INTEGERS = [0, 1, 0x7F, 0xFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 2**63 - 1, 2**64 - 1]
-TEXTS = ["<script>alert(1)</script>", "\x1b]0;owned\x07\x1b[2J", "a\u202eb", "../../../../tmp/x", "${7*7}{{7*7}}",
-         "__import__('os').system('id')", "[x](javascript:alert(1))", "|", "\x00", "x" * 5000, "\ud800"]  # fmt: skip
-VALUES = ["1e999", "-1", "9" * 30, "9" * 5000, "NaN", "Infinity", "null", "true", "[]", "{}", '""', "0.5", "[" * 3000]
+VALUES = [
+    "1e999",
+    "-1",
+    "9" * 30,
+    "9" * 400,
+    "9" * 5000,
+    "NaN",
+    "Infinity",
+    "null",
+    "true",
+    "[]",
+    "{}",
+    '""',
+    "0.5",
+    "[" * 3000,
+]
 
 
 def mutated(content: bytes, r: random.Random) -> bytes:
@@ -73,7 +93,7 @@ def mutated(content: bytes, r: random.Random) -> bytes:
             content = content[:at] + number + content[at + len(number) :]
         elif found := list(re.finditer(rb'-?\d+(\.\d+)?|"[^"]*"', content)):
             token = r.choice(found)
-            text = json.dumps(r.choice(TEXTS)) if change == 6 else r.choice(VALUES)
+            text = json.dumps(r.choice(damage.TEXTS)) if change == 6 else r.choice(VALUES)
             content = content[: token.start()] + text.encode() + content[token.end() :]
     return content
 
@@ -110,6 +130,12 @@ def with_a_right_sum(content: bytes, r: random.Random) -> bytes:
         return file.read_bytes()
 
 
+def recipe_of_other_values(content: bytes, r: random.Random) -> bytes:
+    """A recipe of valid TOML, with other keys and values."""
+    table = damage.of_value(tomllib.loads(content.decode()), r)
+    return damage.as_toml(table if isinstance(table, dict) else {"network": table}).encode()
+
+
 Case = tuple[str, Callable[[bytes, random.Random], bytes], Callable[[], object]]
 
 
@@ -139,7 +165,10 @@ def corpus(base: Path) -> list[Case]:
         return reader.read(run), page.summary([run])  # no pictures: they run JAX, which a fork cannot
 
     def continued() -> object:
-        return resume.open_run(recipe.model_copy(update={"data": "mnist", "seeds": 2}), run, identity, 469)
+        mine = recipe.model_copy(update={"data": "mnist", "seeds": 2})
+        _, previous, _ = resume.open_run(mine, run, identity, 469)
+        dataset = data.Dataset("mnist", **names)
+        return provenance.describe_run(mine, dataset, identity, 9606, [], previous)["seconds"]["data"] + 1.0
 
     def load() -> object:
         return data.load("mnist", offline=True)
@@ -159,11 +188,20 @@ def corpus(base: Path) -> list[Case]:
         ("run/checkpoints/seed_1/step_938.safetensors", with_a_right_sum, continued),
     ]
     for name in ("run.json", "config.json", "metrics.jsonl"):
-        cases.append((f"run/{name}", mutated, report))
+        change = damage.of_lines if name == "metrics.jsonl" else damage.of_json
+        cases += [
+            (f"run/{name}", each, read) for each, read in ((mutated, report), (change, report), (change, continued))
+        ]
     for name in ("predictions/seed_1.npz", "images.npz"):
-        cases += [(f"run/{name}", mutated, report), (f"run/{name}", inside_zip, report)]
+        cases += [(f"run/{name}", change, report) for change in (mutated, inside_zip, damage.of_npz)]
+    cases += [
+        ("own/test-images", damage.of_idx, lambda: idx.read_folder(own)),
+        (f"{pack.relative_to(base)}", damage.of_npz, load),
+        ("run/checkpoints/seed_1/step_938.safetensors", damage.of_safetensors, continued),
+        ("mine.toml", recipe_of_other_values, lambda: config.load(str(base / "mine.toml"))),
+    ]
     file = run / "weights" / "seed_1.safetensors"
-    for change in (mutated, inside_safetensors):
+    for change in (mutated, inside_safetensors, damage.of_safetensors):
         cases.append(("run/weights/seed_1.safetensors", change, lambda: weights.read_weights(file)))
         cases.append(("run/weights/seed_1.safetensors", change, lambda: weights.initial_weights(file, recipe.network)))
     picture = Image.fromarray(np.kron(images[0], np.ones((9, 9), np.uint8)))
@@ -221,6 +259,8 @@ def forbid(folder: str, told: Callable[[str], None]) -> None:
             return
         if event in ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.symlink", "os.link"):
             path = os.fspath(arguments[0])
+            if event in ("os.remove", "os.rmdir") and arguments[1] >= 0:  # `rmtree` names files within an open folder
+                path = os.path.join(os.path.realpath(f"/proc/self/fd/{arguments[1]}"), path)
             if str(path).startswith(folder) or path == os.devnull:
                 return
         elif not event.startswith(
@@ -244,7 +284,7 @@ def read_one(read: Callable[[], object]) -> str | None:
     return None
 
 
-def chunk(files: list[tuple[str, bytes]], read: Callable[[], object], base: Path, pipe: int) -> None:
+def chunk(files: list[tuple[str, bytes]], read: Callable[[], object], base: Path, pipe: int, most: int) -> None:
     """Reads files in a fork, each in its place; a line into the pipe after each."""
     forbidden: list[str] = []
     os.environ["TMPDIR"] = f"{base}"
@@ -256,7 +296,7 @@ def chunk(files: list[tuple[str, bytes]], read: Callable[[], object], base: Path
             (base / name).write_bytes(content)
             wrong = read_one(read) or (f"did {forbidden[0]}" if forbidden else None)
             used = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            wrong = wrong or (f"took {used:,} bytes" if used > BYTES else None)
+            wrong = wrong or (f"took {used:,} bytes" if used > most else None)
             (base / name).write_bytes(good)
             os.write(pipe, (json.dumps(wrong) + "\n").encode())
             if wrong:
@@ -264,20 +304,22 @@ def chunk(files: list[tuple[str, bytes]], read: Callable[[], object], base: Path
     os._exit(0)
 
 
-def watched(files: list[tuple[str, bytes]], read: Callable[[], object], base: Path) -> Iterator[tuple[int, str]]:
+def watched(
+    files: list[tuple[str, bytes]], read: Callable[[], object], base: Path, seconds: int = SECONDS, most: int = BYTES
+) -> Iterator[tuple[int, str]]:
     """What went wrong with which files; those after one that went wrong are read in a new fork."""
     at = 0
     while at < len(files):
         lines, pipe = os.pipe()
         if not (child := os.fork()):
             os.close(lines)
-            chunk(files[at:], read, base, pipe)
+            chunk(files[at:], read, base, pipe, most)
         os.close(pipe)
         good = (base / files[at][0]).read_bytes()
         with os.fdopen(lines) as told:
             while True:
                 began = time.monotonic()
-                ready, _, _ = select.select([told], [], [], SECONDS)
+                ready, _, _ = select.select([told], [], [], seconds)
                 line = told.readline() if ready else None
                 if line:
                     at += 1
@@ -295,40 +337,79 @@ def watched(files: list[tuple[str, bytes]], read: Callable[[], object], base: Pa
                 break
 
 
+class Fuzz:
+    """What was tried, and what went wrong."""
+
+    def __init__(self, base: Path) -> None:
+        self.base, self.tried, self.wrong = base, Counter[str](), list[str]()
+
+    def __call__(self, kind: str, files: list[tuple[str, bytes]], read: Callable[[], object], *limits: int) -> None:
+        """Reads files, a few hundred in a fork; keeps those that went wrong."""
+        self.tried[kind] += len(files)
+        for start in range(0, len(files), CHUNK):
+            part = files[start : start + CHUNK]
+            for at, what in watched(part, read, self.base, *limits):
+                kept = self.base.parent / f"fuzz_{len(self.wrong)}"
+                kept.write_bytes(part[at][1])
+                self.wrong.append(f"{part[at][0]} ({kept}): {what}")
+                print(self.wrong[-1], flush=True)
+
+
+def fuzz_commands(fuzz: Fuzz, count: int, r: random.Random) -> None:
+    """Every command on spoilt run folders. Half of the files are for training, which also writes."""
+    commands.prepare()
+    runs = commands.Runs(fuzz.base)
+    for command in runs.commands():
+        share = {"train": 0.5, "verify": 0.02}.get(command, 0.096)
+        files = runs.files(command, round(share * count), r)
+        fuzz(f"command {command}", files, partial(runs.read, command), COMMAND_SECONDS, COMMAND_BYTES)
+
+
+def fuzz_readers(fuzz: Fuzz, count: int, r: random.Random) -> None:
+    """Every function that reads a file."""
+    cases = corpus(fuzz.base)
+    for _, _, read in cases:
+        read()  # the good files are right, and everything is loaded before the forks
+    readers: dict[str, list[Callable[[], object]]] = {}
+    for name, _, read in cases:
+        readers.setdefault(name, []).append(read)
+    work = [([(name, content)], read) for name, content in bombs(fuzz.base) for read in dict.fromkeys(readers[name])]
+    for number, (name, change, read) in enumerate(cases):
+        good = (fuzz.base / name).read_bytes()
+        own = count // len(cases) + (number < count % len(cases))
+        work.append(([(name, change(good, r)) for _ in range(own)], read))
+    for files, read in work:
+        if files:
+            fuzz(re.sub(r"\d+|\.safetensors|run/|own/", "", files[0][0]), files, read)
+
+
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--files", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--only", choices=("commands", "readers"), help="what reads the files (default: both)")
     options = parser.parse_args()
-    r, tried, wrong = random.Random(options.seed), Counter[str](), list[str]()
     base = Path(tempfile.mkdtemp(prefix="jaxdrill_fuzz_"))
-    os.environ["TFDS_DATA_DIR"] = f"{base / 'cache'}"
-    cases = corpus(base)
-    for _, _, read in cases:
-        read()  # the good files are right, and everything is loaded before the forks
-    readers: dict[str, list[Callable[[], object]]] = {}
-    for name, _, read in cases:
-        readers.setdefault(name, []).append(read)
-    work = [([(name, content)], read) for name, content in bombs(base) for read in dict.fromkeys(readers[name])]
-    for number, (name, change, read) in enumerate(cases):
-        good = (base / name).read_bytes()
-        count = options.files // len(cases) + (number < options.files % len(cases))
-        files = [(name, change(good, r)) for _ in range(count)]
-        work += [(files[i : i + CHUNK], read) for i in range(0, count, CHUNK)]
-    for files, read in work:
-        tried[re.sub(r"\d+|\.safetensors|run/|own/", "", files[0][0])] += len(files)
-        for at, what in watched(files, read, base):
-            (base.parent / f"fuzz_{len(wrong)}").write_bytes(files[at][1])
-            wrong.append(f"{files[at][0]} ({base.parent / f'fuzz_{len(wrong)}'}): {what}")
-            print(wrong[-1], flush=True)
+    for name, folder in (
+        ("TFDS_DATA_DIR", "cache"),
+        ("XDG_CACHE_HOME", "xdg"),
+        ("JAX_COMPILATION_CACHE_DIR", "programs"),
+    ):
+        os.environ[name] = f"{base / folder}"
+    provenance.git_commit = lambda package: None  # it starts a program, which no fork may
+    fuzz, r = Fuzz(base), random.Random(options.seed)
+    if options.only != "readers":
+        fuzz_commands(fuzz, options.files // 5, r)  # first: it forks before JAX has run
+    if options.only != "commands":
+        fuzz_readers(fuzz, options.files - options.files // 5, r)
     shutil.rmtree(base)
-    found = {"files": sum(tried.values()), "of each": dict(sorted(tried.items())), "wrong": wrong}
+    found = {"files": sum(fuzz.tried.values()), "of each": dict(sorted(fuzz.tried.items())), "wrong": fuzz.wrong}
     print(json.dumps(found, indent=1))
     if options.json:
         options.json.write_text(json.dumps(found, indent=1))
-    return 1 if wrong else 0
+    return 1 if fuzz.wrong else 0
 
 
 if __name__ == "__main__":

@@ -267,7 +267,7 @@ from jaxdrill.training.program import Program
 jax.config.update("jax_num_cpu_devices", 8)
 recipe = config.load(sys.argv[1], {"batch_size": "256", "epochs": "10", "optimizer.learning_rate": "0.01"})
 digits = data.load("digits")
-digits = replace(digits, train_images=digits.train_images[:1280], train_labels=digits.train_labels[:1280])
+digits = replace(digits, **{key: getattr(digits, key)[:1280] for key in ("train_images", "train_labels", "groups")})
 found = {}
 for count in (1, 2, 4, 8):
     mesh = devices.make_mesh(1, 256, jax.devices()[:count])
