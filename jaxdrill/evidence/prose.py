@@ -72,7 +72,8 @@ def caveats(runs: Sequence[Run]) -> list[str]:
         if run.left_out:
             seeds = ", ".join(map(str, run.left_out))
             lines.append(f"{run.folder} holds seed(s) {seeds} with another number of epochs, which are left out.")
-        if run.metadata["earlier_sessions"]:
+        made_by = ("versions", "devices", "processor", "git_commit")
+        if any(each.get(key) != run.metadata[key] for each in run.metadata["earlier_sessions"] for key in made_by):
             lines.append(f"{run.folder} was trained in sessions of different versions or machines (last section).")
     if len({run.epochs for run in runs}) > 1:
         lines.append("The runs have different numbers of epochs: each is taken after its own last one.")

@@ -193,7 +193,10 @@ def test_leftovers_of_killed_writers_are_removed(copy, command):
 @few
 def test_verify(finished, capsys, monkeypatch):
     assert main(["verify", str(finished)]) == 0
-    said = capsys.readouterr().out.splitlines()[-1]
+    first, *lines, said = capsys.readouterr().out.splitlines()
+    assert first == f"{finished}: checking 2 epoch(s) of seed(s) 3, 4"
+    assert lines[0] == f"{finished}: training them in one go"
+    assert lines[1:] == [f"{finished}: the same, stopped and continued ({n})" for n in range(1, len(lines))]
     assert said.startswith("2 epoch(s) of seed(s) 3, 4: the same bits, stopped and continued ")
     assert said.endswith(" times; they are the run's own numbers") and " continued 0 " not in said
     digits = embedded.digits()
@@ -227,9 +230,36 @@ def test_verify_of_other_things(tmp_path, capsys):
 
 
 @few
-def test_a_stop_in_the_middle_of_verify(finished, monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stop_in_the_middle_of_verify(finished, monkeypatch, tmp_path, capsys, number, code):
+    """It promises nothing that needs the folder, which is deleted."""
     monkeypatch.setattr(tempfile, "tempdir", f"{tmp_path}")
-    stop_in(monkeypatch, 2)
-    assert main(["verify", str(finished)]) == 143
-    assert "jaxdrill: stopped at step 2 of digits seeds 3 to 4" in capsys.readouterr().err
+    stop_in(monkeypatch, 2, number)
+    assert main(["verify", str(finished)]) == code
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "jaxdrill: verify was interrupted. Nothing was kept; run it again from the start."
     assert not list(tmp_path.iterdir()), "what it trained is removed"
+
+
+@few
+def test_a_loss_that_is_not_finite_in_verify(finished, monkeypatch, tmp_path, capsys):
+    """It does not advise to restart in the folder that is deleted."""
+    shutil.copytree(finished, tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config["optimizer"]["learning_rate"] = 1e30
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    assert main(["verify", f"{tmp_path / 'run'}"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("jaxdrill: verify could not train: the loss of seed 3 is nan by step ")
+    assert line.endswith("learning rate 1e+30. Nothing was kept; run it again from the start.")
+
+
+@few
+def test_a_full_disk_in_verify(finished, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "x")
+
+    monkeypatch.setattr(group.folder, "write_rows", full)
+    assert main(["verify", str(finished)]) == 1
+    told = "verify could not train: [Errno 28] No space left on device: 'x'"
+    assert capsys.readouterr().err == f"jaxdrill: {told}. Nothing was kept; run it again from the start.\n"
