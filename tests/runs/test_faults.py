@@ -1,7 +1,10 @@
 """What can happen to a run: nothing is lost, and the person is told. The long form is `python tests/soak/run.py`."""
 
+import json
 import os
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -255,11 +258,13 @@ def test_a_loss_that_is_not_finite_in_verify(finished, monkeypatch, tmp_path, ca
 
 
 @few
-def test_a_full_disk_in_verify(finished, monkeypatch, capsys):
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device", "x")
-
-    monkeypatch.setattr(group.folder, "write_rows", full)
-    assert main(["verify", str(finished)]) == 1
-    told = "verify could not train: [Errno 28] No space left on device: 'x'"
+def test_a_file_that_cannot_be_written_in_verify(finished, capsys):
+    """The system refuses to let a file grow as large as a checkpoint."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    try:
+        assert main(["verify", str(finished)]) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    told = "verify could not train: [Errno 27] File too large"
     assert capsys.readouterr().err == f"jaxdrill: {told}. Nothing was kept; run it again from the start.\n"

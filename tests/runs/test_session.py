@@ -190,7 +190,9 @@ def test_every_session_and_seed_is_recorded(command, tmp_path, capsys):
         sessions = [*metadata["earlier_sessions"], metadata]
         assert all(each["versions"] == metadata["versions"] for each in sessions)
         commands = [each["command"][each["command"].index("--epochs") + 2 :] for each in sessions]
-        return (config["seed"], config["seeds"]), [(*own, each["seeds"]) for own, each in zip(commands, sessions, strict=True)]
+        return (config["seed"], config["seeds"]), [
+            (*own, each["seeds"]) for own, each in zip(commands, sessions, strict=True)
+        ]
 
     first, second, third = ("--seeds", "3", [1, 2, 3]), ("--seed", "4", "--seeds", "2", [4, 5]), ("--seed", "8", [8])
     assert told("--seeds", 3) == ((1, 3), [first])
@@ -215,7 +217,7 @@ def test_a_wrong_list_of_seeds(copy, command, seeds, capsys):
     assert command(*both(copy, "--epochs", 3)) in (1, 2)
     error = capsys.readouterr().err
     assert "seeds is " in error and error.count("\n") == 1
-    with pytest.raises(RunError, match="is damaged .*seeds is "):
+    with pytest.raises(RunError, match=r"is damaged .*seeds is "):
         read(copy)
 
 
