@@ -22,6 +22,7 @@ from jaxdrill.files import write_text
 from jaxdrill.recipe import Config
 from jaxdrill.runs import session, stopping
 from jaxdrill.runs.reader import read
+from jaxdrill.training import backend
 
 RESULTS = Path("results/cross_validation.json")
 
@@ -55,6 +56,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for step in options.steps:
         config = recipes.load(step, flags)
+        backend.set_up_for([config])
         found = accuracies(config, options)
         rows.append({"step": config.name, "epochs": config.epochs, "folds": found.tolist(), "mean": found.mean()})
         if len(rows) > 1:  # by fold: its seeds share their images

@@ -18,6 +18,7 @@ from jaxdrill.evidence import statistics
 from jaxdrill.nn import convolution, modules
 from jaxdrill.runs import session, stopping
 from jaxdrill.runs.reader import read
+from jaxdrill.training import backend
 
 
 @jax.custom_vjp
@@ -52,6 +53,7 @@ def main() -> None:
     options = parser.parse_args()
     flags = {"seeds": f"{options.seeds}", "epochs": f"{options.epochs}", "data": options.data}
     config, accuracies = recipes.load(options.step, flags), {}
+    backend.set_up_for([config])
     for name, form in (("float32", convolution.convolve), ("bfloat16", convolve)):
         modules.convolve = form
         with stopping.stop_on_signal() as stop:

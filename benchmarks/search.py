@@ -61,7 +61,9 @@ def trained(config: Config, folder: Path, data_dir: Path | None) -> dict[str, An
     """Trains a recipe, or goes on, and says what came out."""
     from jaxdrill.runs import session, stopping
     from jaxdrill.runs.reader import read
+    from jaxdrill.training import backend
 
+    backend.set_up_for([config])
     with stopping.stop_on_signal() as stop:
         session.train(config, folder, stop, data_dir, command=["python", "-m", "benchmarks.search"])
     run, end = read(folder), trace(config.network)[-1]

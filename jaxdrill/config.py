@@ -6,7 +6,7 @@ This module must not import JAX: `--help` and `--dry-run` of a wrong recipe answ
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -56,8 +56,35 @@ def drill_order(extends: Mapping[str, str]) -> list[str]:
     return [name for root in sorted(roots, key=natural) for name in below(root)]
 
 
-def load(step: str, flags: Mapping[str, str] = MappingProxyType({})) -> Config:
-    """Reads a built-in step (`5` or `step_5`) or a recipe file (`mine.toml`); `flags` maps dotted names to text.
+def as_flag(name: str) -> str:
+    """Return the flag of a dotted field name: `--optimizer.learning-rate`."""
+    return "--" + name.replace("_", "-")
+
+
+def check_names(names: Iterable[str], spelled: Callable[[str], str] = as_flag, others: Sequence[str] = ()) -> None:
+    """Check that names are dotted names of recipe fields.
+
+    Args:
+        names: to check.
+        spelled: how the message spells a dotted name.
+        others: names that the caller knows too. The message may suggest one of them.
+
+    Raises:
+        UsageError: a name is unknown. The message suggests the closest known name.
+    """
+    fields = [name for name, _, _ in options(Config.model_construct())]
+    for name in names:
+        if name not in fields:
+            raise UsageError(f"{spelled(name)} is unknown{nearest(spelled(name), [*map(spelled, fields), *others])}")
+
+
+def load(step: str, flags: Mapping[str, Any] = MappingProxyType({}), spelled: Callable[[str], str] = as_flag) -> Config:
+    """Read a built-in step (`5` or `step_5`) or a recipe file (`mine.toml`), and override some of its fields.
+
+    Args:
+        step: the name or the path.
+        flags: values by dotted field name. A str is read as on the command line; other types are taken as they are.
+        spelled: how messages spell a dotted field name of `flags`.
 
     Raises:
         UsageError: what is wrong, where, and what is allowed.
@@ -69,7 +96,7 @@ def load(step: str, flags: Mapping[str, str] = MappingProxyType({})) -> Config:
         names = [*(name.removeprefix("step_") for name in steps()), "all"]
         close = nearest(step.removeprefix("step_"), names)
         raise UsageError(f"there is no step {step}{close} (steps: {', '.join(names)}, or a .toml file)")
-    config = from_table(path.stem, _extended(path, ()), f"{path}: ", flags)
+    config = from_table(path.stem, _extended(path, ()), f"{path}: ", flags, spelled)
     last = [layer for layer in config.network if isinstance(layer, Conv)][-1:]
     if last and last[0].relu:
         print_error(f"warning: {path}: the last convolution has relu = true, so no logit is below 0")
@@ -77,9 +104,20 @@ def load(step: str, flags: Mapping[str, str] = MappingProxyType({})) -> Config:
 
 
 def from_table(
-    name: str, table: Mapping[str, Any], source: str, flags: Mapping[str, str] = MappingProxyType({})
+    name: str,
+    table: Mapping[str, Any],
+    source: str,
+    flags: Mapping[str, Any] = MappingProxyType({}),
+    spelled: Callable[[str], str] = as_flag,
 ) -> Config:
-    """The config of a recipe's table, whole, with flags on top; `source` starts each message.
+    """Build the config of a complete recipe table.
+
+    Args:
+        name: of the recipe.
+        table: the recipe's fields.
+        source: starts each message about the table, such as `mine.toml: `.
+        flags: as in `load`.
+        spelled: as in `load`.
 
     Raises:
         UsageError: what is wrong, where, and what is allowed.
@@ -87,18 +125,19 @@ def from_table(
     merged = {key: dict(value) if isinstance(value, dict) else value for key, value in table.items()}
     if "name" in merged:
         raise UsageError(f"{source}name is unknown: a recipe is named by its file")
-    for dotted, info, _ in options(Config.model_construct()):
-        if dotted in flags:
-            outer, _, inner = dotted.partition(".")
-            holder = merged.setdefault(outer, {}) if inner else merged
-            if isinstance(holder, dict):
-                holder[inner or outer] = parse_text(info, flags[dotted])
+    check_names(flags, spelled)
+    fields = {dotted: info for dotted, info, _ in options(Config.model_construct())}
+    for dotted, value in flags.items():
+        outer, _, inner = dotted.partition(".")
+        holder = merged.setdefault(outer, {}) if inner else merged
+        if isinstance(holder, dict):
+            holder[inner or outer] = parse_text(fields[dotted], value) if isinstance(value, str) else value
     try:
         return Config.model_validate({**merged, "name": name})
     except ValidationError as error:
         path, text, wrong = explain(error, Config, KINDS)
         if (dotted := ".".join(path)) in flags:
-            raise UsageError(f"--{dotted.replace('_', '-')} {wrong}") from error
+            raise UsageError(f"{spelled(dotted)} {wrong}") from error
         if text == "network":
             wrong = "must be a list of layers, such as { conv = 10, kernel = 3 }"
         elif wrong.startswith("is {") or path == ("network",):
@@ -107,12 +146,17 @@ def from_table(
 
 
 def from_file(file: Path) -> Config:
-    """The recipe that a run folder's `config.json` holds.
+    """Read the recipe in the `config.json` of a run folder.
+
+    Where `seeds` is a list, because the folder's seeds are not consecutive, the config has the first consecutive ones.
 
     Raises:
-        OSError, ValueError, KeyError, AttributeError, UsageError: it holds none.
+        OSError, ValueError, KeyError, AttributeError, UsageError: the file does not contain a recipe.
     """
     table = read_json(file)
+    if isinstance(listed := table.get("seeds"), list):
+        first = table.get("seed")
+        table["seeds"] = next(n for n in range(len(listed) + 1) if listed[n : n + 1] != [first + n])
     return from_table(table.pop("name"), table, f"{file}: ")
 
 

@@ -1,11 +1,13 @@
 """The errors that a person is shown as one line, and the exit code of each."""
 
 import argparse
+import logging
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 LONGEST = 2000  # characters of an error's line
+LOGGER = logging.getLogger("jaxdrill")  # Every message goes through it, so a library user can silence or redirect them.
 
 
 class UsageError(Exception):
@@ -60,16 +62,38 @@ def exit_code(command: Callable[[], None]) -> int:
         return print_error("stopped", 130)
 
 
+class _Terminal(logging.Handler):
+    """Print progress to stdout, and warnings and errors to stderr as one line each."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if record.levelno < logging.WARNING:
+            print(printable(text), flush=True)
+        else:
+            line = " ".join(text.split())
+            print("jaxdrill: " + printable(line if len(line) <= LONGEST else line[:LONGEST] + "..."), file=sys.stderr)
+
+
+if not LOGGER.handlers:  # Otherwise the user has already chosen where messages go.
+    LOGGER.addHandler(_Terminal())
+    LOGGER.propagate = False
+if LOGGER.level == logging.NOTSET:
+    LOGGER.setLevel(logging.INFO)
+
+
 def print_error(message: str, code: int = 0) -> int:
-    """Prints one line to stderr and returns the code."""
-    line = " ".join(message.split())
-    print("jaxdrill: " + printable(line if len(line) <= LONGEST else line[:LONGEST] + "..."), file=sys.stderr)
+    """Log a warning, or an error if `code` is not 0, and return the code. By default it is one line on stderr."""
+    LOGGER.log(logging.ERROR if code else logging.WARNING, "%s", message)
     return code
 
 
 def say(*lines: str) -> None:
-    """Prints lines to stdout, at once. Names and texts from files may be in them, and cannot command the terminal."""
-    print(*map(printable, lines), sep="\n", flush=True)
+    """Log lines of progress. By default they are printed to stdout at once.
+
+    Names and texts from files may be in the lines, and cannot control the terminal.
+    """
+    for line in lines:
+        LOGGER.info("%s", line)
 
 
 def printable(text: str) -> str:

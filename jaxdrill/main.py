@@ -32,13 +32,14 @@ def _train(arguments: list[str]) -> None:
     # Here, not above: `--help`, `--dry-run` and most mistakes are answered before JAX has loaded.
     from jaxdrill.runs.session import train
     from jaxdrill.runs.stopping import stop_on_signal
-    from jaxdrill.training import processes
+    from jaxdrill.training import backend, processes
 
     command = ["python", "-m", "jaxdrill.main", *(argument for argument in arguments if argument != "--restart")]
     workdir = None if several else options.workdir
     parent = options.workdir if several and options.workdir else Path("runs")
 
     def trained() -> None:
+        backend.set_up_for(configs)
         with stop_on_signal() as stop:
             folders = [train(config, workdir, stop, options.data_dir, options.offline, command, parent, options.restart)
                        for config in configs]  # fmt: skip
@@ -64,8 +65,10 @@ def _verify(arguments: list[str]) -> None:
     if options.epochs < 1:
         raise UsageError(f"--epochs is {options.epochs}; allowed: a whole number of at least 1")
     from jaxdrill.runs.stopping import stop_on_signal
-    from jaxdrill.runs.verify import verify
+    from jaxdrill.runs.verify import recipe_of, verify
+    from jaxdrill.training import backend
 
+    backend.set_up_for([recipe_of(options.run)])
     with stop_on_signal() as stop:
         say(verify(options.run, options.epochs, stop, options.data_dir, options.offline))
 
@@ -151,8 +154,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     return options, {name: text for name, text in vars(options).items() if name in fields}
 
 
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+_flag = recipe.as_flag
 
 
 def _dry_run(configs: Sequence[recipe.Config]) -> None:

@@ -3,12 +3,13 @@
 import re
 from typing import Any, Literal
 
-from pydantic import Field, SerializeAsAny, field_validator
+from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator
 
 from jaxdrill.errors import nearest
 from jaxdrill.nn.layers import AnyLayer, Conv, kind_of
 from jaxdrill.schema import Table
 
+SEEDS = 2**32  # different ones that JAX's generator has; a larger number would wrap around
 DATASETS = ("auto", "mnist", "fashion_mnist", "kmnist", "digits")
 
 
@@ -41,8 +42,8 @@ class Optimizer(Table):
 
 
 class Schedule(Table):
-    """The learning rate: constant; times `factor` every so many epochs (exponential: every epoch); or a triangle, which
-    rises linearly from 0 over the first part of all steps and falls to 0 at the end of the last epoch."""
+    """The learning rate: constant; times `factor` every `every_epochs` epochs (exponential: every epoch); or a triangle
+    (see `training.optimizer.make_schedule`)."""
 
     name: Literal["constant", "step", "exponential", "triangle"] = Field(
         default="constant", description="learning-rate schedule"
@@ -96,7 +97,7 @@ class Config(Table):
     goal: str = Field(default="", description="what the recipe is for, as the report says it")
     epochs: int = Field(default=20, ge=1, description="passes over the training images")
     batch_size: int = Field(default=128, ge=1, description="images a step")
-    seed: int = Field(default=1, ge=0, le=2**32 - 1, description="first seed")
+    seed: int = Field(default=1, ge=0, le=SEEDS - 1, description="first seed")
     seeds: int = Field(default=1, ge=1, description="number of seeds")
     data: str = Field(
         default="auto",
@@ -137,6 +138,15 @@ class Config(Table):
             own = "or a name of up to 40 small letters, digits and _ for your own idx files in --data-dir"
             raise ValueError(f"allowed: {', '.join(DATASETS)}, {own}{nearest(name, DATASETS)}")
         return name
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_do_not_wrap(cls, seeds: int, info: ValidationInfo) -> int:
+        seed = info.data.get("seed", 0)  # absent if it is wrong itself
+        if seed + seeds > SEEDS:
+            why = f"because seed is {seed} and seed + seeds must not exceed {SEEDS} (2**32)"
+            raise ValueError(f"allowed: at most {SEEDS - seed}, {why}")
+        return seeds
 
     @field_validator("network", mode="before")
     @classmethod

@@ -30,14 +30,14 @@ def both(folder, *flags):
     return folder, "--seed", 3, "--seeds", 2, *flags
 
 
-def stop_in(monkeypatch, step: int) -> None:
-    """SIGTERM comes as the launch of this step ends."""
+def stop_in(monkeypatch, step: int, number: int = signal.SIGTERM) -> None:
+    """The signal comes as the launch of this step ends."""
     fit = group.fit
 
     def watched(program, seeds, progress, watch):
         def then(progress, done, losses, seconds):
             if done == step:
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), number)
             watch(progress, done, losses, seconds)
 
         return fit(program, seeds, progress, then)

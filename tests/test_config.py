@@ -158,6 +158,13 @@ def test_own_recipe_extends_a_built_in_one(tmp_path):
         ("schedule.name", "stepp", "one of constant, step, exponential, triangle; did you mean step?"),
         ("optimizer.name", "sdg", "did you mean sgd?"),
         ("data", "fashion-mnist", "did you mean fashion_mnist?"),
+        ("learning_rate", "1", "--learning-rate is unknown; did you mean --optimizer.learning-rate?"),
+        (
+            "seeds",
+            "4294967296",
+            "--seeds is 4294967296; allowed: at most 4294967295, because seed is 1 and seed + seeds"
+            " must not exceed 4294967296 (2**32)",
+        ),
     ],
 )
 def test_a_flag_out_of_range(flag, text, message):
@@ -199,6 +206,11 @@ def test_a_flag_out_of_range(flag, text, message):
         (TINY + "[optimizer]\nlearning_rate = '0.1'", "optimizer.learning_rate is '0.1'; allowed: a number above 0"),
         (TINY + "[optimizer]\nmomentun = 0.1", "optimizer.momentun is unknown; did you mean momentum?"),
         (TINY + "[schedule]\nevery_epochs = 0", "schedule.every_epochs is 0"),
+        (
+            TINY + "seed = 4294967295\nseeds = 2",
+            "seeds is 2; allowed: at most 1, because seed is 4294967295 and seed + "
+            "seeds must not exceed 4294967296 (2**32)",
+        ),
     ],
 )
 def test_a_wrong_recipe(tmp_path, text, message):
@@ -208,6 +220,23 @@ def test_a_wrong_recipe(tmp_path, text, message):
         config.load(str(path))
     assert message in str(error.value)
     assert "mine.toml" in str(error.value)
+
+
+def test_seeds_up_to_the_last(tmp_path):
+    """Seed 2**32 would be seed 0 again. It does not matter which of the two a flag and which the recipe gives."""
+    (tmp_path / "mine.toml").write_text(TINY + "seeds = 2")
+    last = config.load(str(tmp_path / "mine.toml"), {"seed": "4294967294"})
+    assert (last.seed, last.seeds) == (2**32 - 2, 2)
+    assert config.load("5", {"seed": "4294967295"}).seeds == 1
+    why = "because seed is 4294967295 and seed + seeds must not exceed 4294967296 (2**32)"
+    with pytest.raises(UsageError) as error:
+        config.load(str(tmp_path / "mine.toml"), {"seed": "4294967295"})
+    assert f"{error.value}" == f"{tmp_path / 'mine.toml'}: seeds is 2; allowed: at most 1, {why}"
+    with pytest.raises(UsageError) as error:
+        config.load("5", {"seed": "4294967295", "seeds": "2"})
+    assert f"{error.value}" == f"--seeds is 2; allowed: at most 1, {why}"
+    with pytest.raises(UsageError, match=r"^--seed is 4294967296; allowed: a whole number from 0 to 4294967295$"):
+        config.load("5", {"seed": "4294967296"})
 
 
 def test_recipes_that_extend_each_other(tmp_path):

@@ -286,6 +286,7 @@ def test_a_wheel_finds_the_recipes_from_any_folder(tmp_path):
         archive.extractall(tmp_path / "installed")
     names = sorted(path.name for path in (tmp_path / "installed" / "jaxdrill" / "configs").iterdir())
     assert names == sorted(path.name for path in (ROOT / "configs").iterdir())
+    assert (tmp_path / "installed" / "jaxdrill" / "py.typed").is_file()
     code, out, err = finish(start("--step", "2", "--dry-run", cwd=tmp_path, PYTHONPATH=str(tmp_path / "installed")))
     assert code == 0, err
     assert out.split()[-1] == "9,606"

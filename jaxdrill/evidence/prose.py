@@ -90,7 +90,8 @@ def caveats(runs: Sequence[Run]) -> list[str]:
         if run.left_out:
             seeds = ", ".join(map(str, run.left_out))
             lines.append(f"{run.folder} holds seed(s) {seeds} with another number of epochs, which are left out.")
-        if any(_made_by(session) != _made_by(run.metadata) for session in run.metadata["earlier_sessions"]):
+        made_by = [(_made_by(each), each["git_commit"]) for each in (run.metadata, *run.metadata["earlier_sessions"])]
+        if len(set(made_by)) > 1:
             lines.append(f"{run.folder} was trained in sessions of different versions or machines (last section).")
     if len({run.epochs for run in runs}) > 1:
         lines.append("The runs have different numbers of epochs. Each is evaluated after its own last epoch.")

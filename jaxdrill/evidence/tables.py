@@ -201,9 +201,6 @@ def sessions(runs: Sequence[Run]) -> Table:
         for session in (*run.metadata["earlier_sessions"], run.metadata):
             versions = ", ".join(f"{name} {number}" for name, number in session["versions"].items())
             machine = f"{session['processor']}; {len(session['devices'])} x {session['devices'][0].split(' ', 1)[-1]}"
-            command, commit = (
-                shlex.join(session.get("command", run.metadata["command"])),
-                f"{session['git_commit'] or '-'}",
-            )
+            command, commit = shlex.join(session.get("command", ["-"])), f"{session['git_commit'] or '-'}"
             rows.append([run.name, command, versions, machine, commit.replace("-dirty", "")[:10] + commit[40:]])
     return Table(["step", "command", "versions", "machine", "commit"], rows)

@@ -1,14 +1,19 @@
 """TensorBoard event files: one sub-run a seed, one point an epoch, at the optimiser step that ended it."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from time import time
 from typing import Any
 
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog  # type: ignore[attr-defined]
-from tensorboardX.summary import scalar
+_crc32c = os.environ.get("CRC32C_SW_MODE")
+from tensorboardX.event_file_writer import EventsWriter  # noqa: E402
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # type: ignore[attr-defined] # noqa: E402
+from tensorboardX.summary import scalar  # noqa: E402
+
+if _crc32c is None:  # The import of tensorboardX has set it for a package that is imported by now.
+    os.environ.pop("CRC32C_SW_MODE", None)
 
 TAGS = {  # tag: column of `metrics.jsonl`
     f"{split}/{key}": f"{split}_{key}" for split in ("train", "test", "validation") for key in ("loss", "accuracy")

@@ -15,6 +15,7 @@ from scipy.special import softmax
 
 from jaxdrill.errors import RunError
 from jaxdrill.files import parse_json, read_bytes, read_json, write_text
+from jaxdrill.recipe import Config
 from jaxdrill.tensors import read_npz, write_npz
 
 FORMAT = 3  # it grows when a reader of the older one would go wrong
@@ -35,6 +36,7 @@ class Session(_Read):
     processor: str
     git_commit: str | None
     command: list[str] = []  # older files do not say that of earlier sessions
+    seeds: list[int] = []  # that the command requested; older files do not say
 
 
 class Seconds(_Read):
@@ -102,6 +104,21 @@ def predictions_file(folder: Path, seed: int) -> Path:
 def weights_file(folder: Path, seed: int) -> Path:
     """Of one seed, after its last epoch: see `weights`."""
     return folder / "weights" / f"seed_{seed}.safetensors"
+
+
+def write_config(folder: Path, config: Config, seeds: list[int]) -> None:
+    """Write `config.json`: the resolved recipe with every seed in the folder.
+
+    `seed` is the smallest seed. `seeds` is the number of seeds if they are consecutive, otherwise their list.
+
+    Args:
+        folder: the run folder.
+        config: the recipe.
+        seeds: in order, at least one.
+    """
+    consecutive = seeds[-1] - seeds[0] == len(seeds) - 1
+    table = config.model_dump(mode="json") | {"seed": seeds[0], "seeds": len(seeds) if consecutive else seeds}
+    write_text(folder / "config.json", json.dumps(table, indent=1))
 
 
 def write_rows(folder: Path, rows: Rows) -> None:

@@ -1,5 +1,6 @@
 """A group of seeds trained together: its progress on the screen, and everything that it leaves in the run folder."""
 
+import logging
 import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxdrill.data import Dataset
-from jaxdrill.errors import RunError, say
+from jaxdrill.errors import LOGGER, RunError, say
 from jaxdrill.nn.network import named_weights
 from jaxdrill.recipe import Config
 from jaxdrill.runs import checkpoints, events, folder
@@ -40,6 +41,12 @@ class Session:
     metadata: dict[str, Any]  # `run.json`
     stop: StopRequest
     initial: Weights | None = None  # that every seed starts from; random ones without
+
+
+class _Bar(tqdm):
+    """tqdm's bar without the thread that watches all bars of the process, and would stay."""
+
+    monitor_interval = 0
 
 
 class Group:
@@ -82,7 +89,8 @@ class Group:
         if 0 < self.step < total * steps:
             say(f"{self.name}: continuing in epoch {done + 1} of {total}, at step {self.step}")
         hidden = None if "ipykernel" not in sys.modules else False  # None: unless it is a terminal, or a notebook
-        self.bar = tqdm(total=total * steps, initial=self.step, disable=hidden, leave=False, unit="step")
+        hidden = hidden if LOGGER.isEnabledFor(logging.INFO) else True
+        self.bar = _Bar(total=total * steps, initial=self.step, disable=hidden, leave=False, unit="step")
         self.bar.set_description(f"{self.name} epoch {done + 1} of {total}", refresh=False)
         first = processes.is_first()
         opened = events.opened(run.workdir / "tensorboard", self.seeds, self.step) if first else nullcontext()

@@ -1,8 +1,10 @@
 """What made a run: versions, devices, processor, commit; and what decides its bits."""
 
 import platform
+import re
 import subprocess
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,9 @@ from jaxdrill.runs.folder import FORMAT
 from jaxdrill.training import backend
 from jaxdrill.training.random import GENERATOR
 
+# Packages that determine results; those of accelerators are recorded where one is used.
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "scikit-learn", "tensorflow-datasets")
+ACCELERATORS = re.compile(r"libtpu|jax[-_](cuda|rocm)\d*[-_](plugin|pjrt)|nvidia[-_](cudnn|cublas)([-_]cu\d+)?")
 # Fields with which a run may be continued; what `init_from` names is compared by its sum.
 FREE = {"epochs", "seed", "seeds", "goal", "extends", "init_from"}
 
@@ -28,18 +33,27 @@ def describe_run(
     command: list[str],
     previous: dict[str, Any],
 ) -> dict[str, Any]:
-    """What `run.json` says of a run; `identity` is that of the run, `previous` what the file said before, or empty."""
+    """Return the content of `run.json`.
+
+    Args:
+        config: the recipe, with the requested seeds.
+        dataset: that is trained on.
+        identity: of the run, see `identity`.
+        parameters: how many the network has.
+        command: of this session.
+        previous: the file's content after the last session, or empty.
+    """
     session = {
         "command": command,
-        "versions": {"python": platform.python_version(), "jaxdrill": __version__}
-        | {name: version(name) for name in ("jax", "jaxlib", "flax", "optax")},
+        "seeds": list(range(config.seed, config.seed + config.seeds)),
+        "versions": {"python": platform.python_version(), "jaxdrill": __version__} | _library_versions(),
         "devices": [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices()],
         "processor": _processor(),
         "git_commit": git_commit(Path(__file__).parents[1]),
     }
-    # What earlier sessions of the run were made by, where that was something else than now.
-    keys = ("versions", "devices", "processor", "git_commit")
-    earlier = [*previous.get("earlier_sessions", []), {key: previous[key] for key in keys}] if previous else []
+    # A session that only repeats this one, after a stop, adds nothing. Older files lack the seeds and some commands.
+    last = {key: previous[key] for key in session if key in previous}
+    earlier = [*previous.get("earlier_sessions", []), last] if last else []
     return {
         "format": FORMAT,
         "step": config.name,
@@ -52,7 +66,7 @@ def describe_run(
         "split": dataset.split,
         "matmul_precision": config.execution.matmul_precision,
         **session,
-        "earlier_sessions": [each for each in earlier if any(each[key] != session[key] for key in keys)],
+        "earlier_sessions": [each for each in earlier if each != session],
         "seconds": previous.get("seconds", dict.fromkeys(("data", "compile", "train", "evaluation"), 0.0)),
     }
 
@@ -103,6 +117,18 @@ def git_commit(package: Path) -> str | None:
         return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or None
     except (OSError, subprocess.TimeoutExpired):
         return None
+
+
+def _library_versions() -> dict[str, str]:
+    """Return the versions of the installed libraries that determine results, by the name of their package."""
+    found = {}
+    for name in LIBRARIES:
+        with suppress(PackageNotFoundError):  # A nightly build has another package name.
+            found[name] = version(name)
+    if jax.default_backend() != "cpu":
+        names = {each.name: each.version for each in distributions()}
+        found |= {name: names[name] for name in sorted(names) if ACCELERATORS.fullmatch(name)}
+    return found
 
 
 def _processor() -> str:

@@ -99,7 +99,8 @@ def read(folder: Path) -> Run:
         config = from_file(folder / "config.json")
         shown = _read_images(folder)
         again = f"finish it with: {shlex.join(metadata['command'])}"
-        curves, left_out = _curves(folder, config, f"{metadata['split']}_", again)
+        requested = metadata.get("seeds") or range(config.seed, config.seed + config.seeds)
+        curves, left_out = _curves(folder, config, requested, f"{metadata['split']}_", again)
     except (ValueError, KeyError, AttributeError, TypeError, OSError, UsageError) as error:
         raise RunError(f"{folder} is damaged ({error}); train it again into another folder") from error
     if config.data != metadata["dataset"]:
@@ -120,22 +121,24 @@ def read(folder: Path) -> Run:
 Curve = dict[str, list[float]]
 
 
-def _curves(folder: Path, config: Config, prefix: str, again: str) -> tuple[dict[int, Curve], list[int]]:
-    """The columns of each seed, and the seeds left out, which the last command did not name."""
+def _curves(
+    folder: Path, config: Config, requested: Sequence[int], prefix: str, again: str
+) -> tuple[dict[int, Curve], list[int]]:
+    """Return the columns of each seed, and the seeds left out: unfinished, and not requested by the last command."""
     rows, damaged = read_rows(folder)
     if damaged:
         raise RunError(f"{folder} is damaged: line {damaged} of metrics.jsonl is cut short or wrong; {again}")
     names = {key: key for key in TRAINED} | {key: prefix + key for key in EVALUATED}
     if lacking := [name for name in names.values() if any(name not in row for row in rows)]:
         raise ValueError(f"{lacking[0]} is missing in metrics.jsonl")
-    named, curves, left_out = range(config.seed, config.seed + config.seeds), {}, []
-    if len(rows) < config.seeds:
-        raise RunError(f"{folder} is half written: it has {len(rows)} epochs of {config.seeds} seeds; {again}")
-    for seed in sorted({row["seed"] for row in rows} | set(named)):
+    curves, left_out = {}, []
+    if len(rows) < len(requested):
+        raise RunError(f"{folder} is half written: it has {len(rows)} epochs of {len(requested)} seeds; {again}")
+    for seed in sorted({row["seed"] for row in rows} | set(requested)):
         own = [row for row in rows if row["seed"] == seed]
         if len(own) == config.epochs and all(row["epoch"] == epoch for epoch, row in enumerate(own)):
             curves[seed] = {key: [row[name] for row in own] for key, name in names.items()}
-        elif seed in named:
+        elif seed in requested:
             raise RunError(f"{folder} is half written: seed {seed} has {len(own)} of {config.epochs} epochs; {again}")
         else:
             left_out.append(seed)

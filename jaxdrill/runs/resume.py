@@ -18,6 +18,10 @@ from jaxdrill.runs.folder import Rows
 from jaxdrill.training import processes
 
 
+class CannotWrite(RunError):
+    """The run folder cannot be written; the cause is the OSError."""
+
+
 def open_run(
     config: Config, workdir: Path, identity: dict[str, Any], steps_per_epoch: int
 ) -> tuple[Rows, dict[str, Any], dict[int, Checkpoint]]:
@@ -104,7 +108,7 @@ def locked(workdir: Path) -> Iterator[None]:
             raise RunError(what) from error
         except OSError as error:
             what = f"the workdir {workdir} cannot be used: {error.strerror}; choose another --workdir"
-            raise RunError(what) from error
+            raise CannotWrite(what) from error
 
     processes.share(acquire)
     try:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
@@ -11,13 +11,13 @@ from typing import Any
 import jax
 
 from jaxdrill import data, splits, tensors
-from jaxdrill.errors import RunError, UsageError, say
+from jaxdrill.errors import UsageError, say
 from jaxdrill.files import write_text
 from jaxdrill.nn.architecture import trace
 from jaxdrill.recipe import Config
 from jaxdrill.runs import folder, provenance
 from jaxdrill.runs.group import Group, Session
-from jaxdrill.runs.resume import is_finished, locked, open_run, set_aside
+from jaxdrill.runs.resume import CannotWrite, is_finished, locked, open_run, set_aside
 from jaxdrill.runs.stopping import StopRequest
 from jaxdrill.runs.weights import initial_weights
 from jaxdrill.training import backend, devices, processes
@@ -34,19 +34,27 @@ def train(
     parent: Path = Path("runs"),
     restart: bool = False,
 ) -> Path:
-    """Trains every seed of the recipe to its last epoch, continuing what the folder holds. Returns the folder.
+    """Train every seed of the recipe to its last epoch, resuming an unfinished run. Return the run folder.
 
-    Without a `workdir` that is in `parent`, named after the recipe, and after the dataset where it is not MNIST. `stop`
-    is asked between all parts of the work. `command` is kept in `run.json`, and advised to be repeated. To `restart` is
-    to set what the folder holds aside first.
+    The settings of the process stay as they are; a command calls `backend.set_up_for` first.
+
+    Args:
+        config: the recipe, with its seeds and epochs.
+        workdir: the run folder; if None, a folder in `parent` named after the recipe, and after the dataset unless it
+            is MNIST.
+        stop: is asked between all parts of the work.
+        data_dir: as `data.load`.
+        offline: make no network call.
+        command: is kept in `run.json`, and error messages advise to repeat it.
+        parent: of the default run folder.
+        restart: rename an existing run folder first.
 
     Raises:
-        UsageError: the recipe does not fit the data, or the folder holds a run of another recipe.
-        RunError: the data or the folder cannot be had, the memory or the disk is too small, or a loss is not finite.
+        UsageError: the recipe does not fit the data, or the folder contains a run of another recipe.
+        RunError: the data or the folder cannot be read, memory or disk is full, or a loss is not finite.
         Stopped: a signal came; the progress is saved.
     """
     network = trace(config.network)[-1]
-    backend.set_up(4 * network.activations * config.batch_size)
     backend.at_hand()  # before anything is fetched or written
     began = time.perf_counter()
     dataset = data.load(config.data, data_dir, offline)
@@ -97,7 +105,7 @@ def _explained_write_errors() -> Iterator[None]:
         yield
     except OSError as error:
         what = f"{error.filename or 'the run folder'} cannot be written ({error.strerror or error})"
-        raise RunError(
+        raise CannotWrite(
             f"{what}; what was saved before is whole: mend that, and the same command continues from there"
         ) from error
 
@@ -114,7 +122,8 @@ def _train_seeds(run: Session, asked: range) -> None:
     groups = _plan(run, processes.share(unfinished))
     if groups or not all((run.workdir / name).exists() for name in ("config.json", "run.json")):
         if first:
-            write_text(run.workdir / "config.json", run.config.model_dump_json(indent=1))
+            every = {row["seed"] for row in run.rows} | set(run.latest) | set(asked)
+            folder.write_config(run.workdir, run.config, sorted(every))
             write_text(run.workdir / "run.json", json.dumps(run.metadata, indent=1))
         try:
             _train_groups(run, groups)
@@ -140,13 +149,24 @@ def _train_groups(run: Session, groups: list[list[int]]) -> None:
             Group(run, programs[len(seeds)], seeds).train()
 
 
+def first_group(config: Config) -> list[int]:
+    """Return the first seeds of a recipe, as many as this machine trains together."""
+    backend.at_hand()
+    return _groups(config, range(config.seed, config.seed + config.seeds))[0]
+
+
 def _plan(run: Session, seeds: list[int]) -> list[list[int]]:
     """The seeds in groups that are trained together: neighbours, continued from the same checkpoint or from none."""
-    per_device = devices.most_seeds_per_device(run.config, jax.local_devices()[0])
-    together, groups = run.config.execution.seeds_together, []
+    groups: list[list[int]] = []
     for _, members in groupby(
         enumerate(seeds),
         lambda item: (item[1] - item[0], run.latest[item[1]].file if item[1] in run.latest else None),
     ):
-        groups += devices.plan_groups([seed for _, seed in members], len(jax.devices()), per_device, together)
+        groups += _groups(run.config, [seed for _, seed in members])
     return groups
+
+
+def _groups(config: Config, seeds: Sequence[int]) -> list[list[int]]:
+    """Neighbouring seeds in groups, as large as this machine trains together."""
+    per_device = devices.most_seeds_per_device(config, jax.local_devices()[0])
+    return devices.plan_groups(seeds, len(jax.devices()), per_device, config.execution.seeds_together)

@@ -1,5 +1,6 @@
 """SIGINT and SIGTERM as a request to stop, asked between all parts of a command, by all its processes."""
 
+import logging
 import signal
 import sys
 import threading
@@ -7,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from jaxdrill.errors import Stopped
+from jaxdrill.errors import LOGGER, Stopped, print_error
 from jaxdrill.training import processes
 
 
@@ -35,23 +36,30 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
-    """Notes SIGINT and SIGTERM instead of dying of them; a second one ends the process at once. Outside the main
-    thread, where Python allows no handlers, it notes nothing."""
+    """Turn SIGINT and SIGTERM into a request to stop gracefully; a second signal ends the process at once.
+
+    The previous handlers are restored at the end. A signal keeps its handler if Python cannot restore it, because it
+    was not installed from Python. Outside the main thread Python allows no handlers, and no signal is noticed.
+    """
     request = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield request
-        return
+    previous: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+        previous = {each: handler for each, handler in handlers.items() if handler is not None}
 
     def note(number: int, _: Any) -> None:
         request.signal_number = number
-        print("\njaxdrill: stopping soon; once more to stop at once", file=sys.stderr)
+        if LOGGER.isEnabledFor(logging.WARNING):
+            print(file=sys.stderr)  # The cursor may be behind a terminal's ^C or the progress bar.
+        print_error("stopping soon; once more to stop at once")
         restore()
 
     def restore() -> None:
         for each, handler in previous.items():
             signal.signal(each, handler)
 
-    previous = {each: signal.signal(each, note) for each in (signal.SIGINT, signal.SIGTERM)}
+    for each in previous:
+        signal.signal(each, note)
     try:
         yield request
     finally:

@@ -1,23 +1,25 @@
 """Whether this machine continues a run to the same bits, and repeats its numbers: tried aside, from its recipe."""
 
-import contextlib
-import io
+import logging
 import signal
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from jaxdrill.config import from_file
-from jaxdrill.errors import CheckFailed, RunError, Stopped, UsageError, say
+from jaxdrill.errors import LOGGER, CheckFailed, RunError, Stopped, UsageError, say
 from jaxdrill.files import read_json
 from jaxdrill.recipe import Config
 from jaxdrill.runs import session
 from jaxdrill.runs.checkpoints import latest
 from jaxdrill.runs.folder import Rows, read_rows
+from jaxdrill.runs.resume import CannotWrite
 from jaxdrill.runs.stopping import StopRequest
 from jaxdrill.tensors import digest
+from jaxdrill.training.fit import NotFinite
 
 PARTS = 4  # that a training is cut into
+KEPT_NOTHING = "Nothing was kept; run it again from the start."
 
 
 class Until(StopRequest):
@@ -35,21 +37,35 @@ class Until(StopRequest):
 
 
 def verify(run: Path, epochs: int, stop: StopRequest, data_dir: Path | None = None, offline: bool = False) -> str:
-    """Trains the first epochs of the first seeds of a run, as many as this machine trains together: once in one go, and
-    once stopped and continued; into a folder that is removed. Returns what was found equal, in a line.
+    """Train the first epochs of a run again, and compare every bit of a training that is stopped and resumed.
+
+    The first seeds are trained, as many as this machine trains together: once in one go, and once stopped and resumed
+    several times. The trainings are in a temporary folder, which is deleted.
+
+    Args:
+        run: the run folder.
+        epochs: at most this number is trained.
+        stop: is asked between all parts of the work.
+        data_dir: as `data.load`.
+        offline: make no network call.
+
+    Returns:
+        What was found equal, in one line.
 
     Raises:
-        CheckFailed: the two differ.
-        UsageError, RunError, Stopped: as `session.train`.
+        CheckFailed: the two trainings differ.
+        UsageError, RunError: as `session.train`.
+        Stopped: a signal came. Nothing is kept.
     """
-    config = _recipe(run)
-    epochs = min(epochs, config.epochs)
+    config = recipe_of(run)
+    seeds, epochs = session.first_group(config), min(epochs, config.epochs)
+    config = config.model_copy(update={"seed": seeds[0], "seeds": len(seeds)})
+    told = f"{epochs} epoch(s) of seed(s) {', '.join(map(str, seeds))}"
     with tempfile.TemporaryDirectory(prefix="jaxdrill_verify_") as folder:
         whole, cut = Path(folder) / "whole", Path(folder) / "cut"
-        say(f"{run}: training {epochs} epoch(s) in one go")
+        say(f"{run}: checking {told}", f"{run}: training them in one go")
         in_one_go = Until(stop, whole, epochs)
         _train(config, whole, in_one_go, data_dir, offline)
-        seeds = sorted({row["seed"] for row in read_rows(whole)[0]})
         sessions = 0
         while not any(row["epoch"] + 1 == epochs for row in read_rows(cut)[0]):
             sessions += 1
@@ -57,7 +73,6 @@ def verify(run: Path, epochs: int, stop: StopRequest, data_dir: Path | None = No
             most = in_one_go.asked / PARTS + sessions  # more each time, so that it ends even if a launch is an epoch
             _train(config, cut, Until(stop, cut, epochs, most), data_dir, offline)
         different = [name for name, a, b in zip(("rows", "state"), _left(whole), _left(cut), strict=True) if a != b]
-        told = f"{epochs} epoch(s) of seed(s) {', '.join(map(str, seeds))}"
         if different:
             what = " and ".join(different)
             raise CheckFailed(f"{told}, stopped and continued {sessions - 1} times, differ in {what}")
@@ -67,8 +82,12 @@ def verify(run: Path, epochs: int, stop: StopRequest, data_dir: Path | None = No
         return f"{told}: the same bits, stopped and continued {sessions - 1} times; {repeated}"
 
 
-def _recipe(run: Path) -> Config:
-    """The recipe of a run folder."""
+def recipe_of(run: Path) -> Config:
+    """Read the recipe of a run folder.
+
+    Raises:
+        RunError: the folder is not a run folder, or its recipe is damaged.
+    """
     file = run / "config.json"
     try:
         return from_file(file)
@@ -79,13 +98,24 @@ def _recipe(run: Path) -> Config:
 
 
 def _train(config: Config, folder: Path, stop: Until, data_dir: Path | None, offline: bool) -> None:
-    """Trains until the end or a stop, without the usual lines."""
+    """Train until the end or a stop, without the usual lines. Errors do not promise what only a kept folder allows."""
+    LOGGER.addFilter(_is_warning)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            session.train(config, folder, stop, data_dir, offline)
-    except Stopped:
+        session.train(config, folder, stop, data_dir, offline)
+    except Stopped as error:
         if stop.person:
-            raise
+            number = stop.person.signal_number or signal.SIGTERM
+            raise Stopped(f"verify was interrupted. {KEPT_NOTHING}", number) from error
+    except RunError as error:
+        if isinstance(error, CannotWrite) or isinstance(error.__cause__, NotFinite):
+            raise RunError(f"verify could not train: {error.__cause__}. {KEPT_NOTHING}") from error
+        raise
+    finally:
+        LOGGER.removeFilter(_is_warning)
+
+
+def _is_warning(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING
 
 
 def _left(folder: Path) -> tuple[Rows, list[Any]]:

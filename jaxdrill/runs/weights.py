@@ -146,6 +146,8 @@ def load_logits(file: Path) -> Predict:
         images = np.asarray(images)
         if images.dtype != np.uint8 or images.shape[1:] not in ((28, 28), (28, 28, 1)):
             raise ValueError(f"images are {images.dtype}{list(images.shape)}; they must be uint8[N, 28, 28]")
+        if not len(images):
+            return np.zeros((0, 10), np.float32)
         x = normalize(jax.numpy.asarray(images.reshape(-1, 28, 28, 1)))
         with jax.default_matmul_precision("float32"):
             return np.asarray(_compiled()(graph, params, batch_stats, x))

@@ -13,6 +13,8 @@ from typing import Any
 import jax
 
 from jaxdrill.errors import RunError, print_error
+from jaxdrill.nn.architecture import trace
+from jaxdrill.recipe import Config
 
 ARENA_BYTES = 2**26  # of glibc's memory for one thread; a larger array never fits in
 
@@ -22,12 +24,23 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def set_up_for(configs: Sequence[Config]) -> None:
+    """Call `set_up` for the largest of some recipes.
+
+    Raises:
+        UsageError: a network does not fit the images.
+    """
+    set_up(max(4 * trace(config.network)[-1].activations * config.batch_size for config in configs))
+
+
 def set_up(activation_bytes: int) -> None:
-    """Makes each CPU core a device of its own and keeps compiled programs for the next start, unless the user has set
-    either. To be called before JAX runs; later it only says what is then different.
+    """Make each CPU core a device and cache compiled programs on disk, unless the user has set either; keep memory.
+
+    These settings hold for the whole process, so the commands call this function and the Python API does not. Call it
+    before JAX runs; later the number of devices cannot change, and a warning says so.
 
     Args:
-        activation_bytes: what the outputs of all layers take for one batch.
+        activation_bytes: the size of the outputs of all layers for one batch.
     """
     make_cores_devices()
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore
@@ -54,8 +67,8 @@ def make_cores_devices() -> None:
     except RuntimeError:
         if jax.default_backend() == "cpu" and (count := len(jax.local_devices())) != cores():
             print_error(
-                f"warning: JAX already runs with {count} device(s) instead of {cores()}, so results differ by "
-                f"rounding; call this first, or set JAX_NUM_CPU_DEVICES={cores()}"
+                f"warning: JAX already runs with {count} device(s) instead of {cores()}, so results are statistically "
+                f"equivalent, not identical. Call this first, or set JAX_NUM_CPU_DEVICES={cores()}."
             )
 
 

@@ -8,18 +8,32 @@ from jaxdrill.recipe import Optimizer, Schedule
 
 
 def make_schedule(schedule: Schedule, learning_rate: float, steps_per_epoch: int, epochs: int) -> optax.Schedule:
-    """The learning rate, float32[], at a training step, int32[] from 0 to `steps_per_epoch * epochs - 1`.
+    """Return the learning rate, float32[], as a function of the training step, int32[].
 
     `step` and `exponential` are PyTorch's StepLR and ExponentialLR: learning_rate * factor ** (epoch // every_epochs),
-    the latter every epoch. A triangle rises from 0 to learning_rate over `warmup` of all steps, and falls to 0.
+    the latter every epoch.
+
+    A triangle of `total` steps rises linearly during its first `peak` steps, where peak is `warmup * total`, rounded,
+    at least 1: from learning_rate / peak at step 0 to learning_rate at step peak - 1. From step `peak` the rate falls
+    linearly from learning_rate, and would be 0 at step `total`, after the last one. So no step has the rate 0.
+
+    Args:
+        schedule: of the recipe.
+        learning_rate: of the recipe.
+        steps_per_epoch: training steps per epoch.
+        epochs: of the whole training. The training steps are 0 to `steps_per_epoch * epochs - 1`.
     """
     if schedule.name == "constant":
         return optax.constant_schedule(learning_rate)
     if schedule.name == "triangle":
         total = steps_per_epoch * epochs
         peak = max(1, round(schedule.warmup * total))
-        rise = optax.linear_schedule(0.0, learning_rate, peak)
-        return optax.join_schedules([rise, optax.linear_schedule(learning_rate, 0.0, max(1, total - peak))], [peak])
+
+        def triangle(count: jax.typing.ArrayLike) -> jax.Array:
+            step = jnp.asarray(count).astype(jnp.float32)
+            return learning_rate * jnp.minimum((step + 1) / peak, (total - step) / max(1, total - peak))
+
+        return triangle
     every = {"step": schedule.every_epochs, "exponential": 1}[schedule.name] * steps_per_epoch
 
     def staircase(count: jax.typing.ArrayLike) -> jax.Array:  # optax's divides in float32: 2345 / 2345 may be below 1

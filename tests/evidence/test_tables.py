@@ -119,6 +119,14 @@ def test_commands_are_quoted_for_the_shell(tmp_path):
     assert tables.sessions([read(path)]).rows[0][1] == "python -m jaxdrill.main --workdir 'a b'"
 
 
+def test_each_session_has_its_own_command(tmp_path):
+    """An older run does not say it of its earlier sessions."""
+    session = {"versions": {"jax": "0.9"}, "devices": ["cpu:0 cpu"], "processor": "Abacus", "git_commit": None}
+    more = {"earlier_sessions": [session, session | {"command": ["python", "a b"]}]}
+    commands = [row[1] for row in tables.sessions([read(write_run(tmp_path / "run", "3", CURVES, **more))]).rows]
+    assert commands == ["-", "python 'a b'", "python -m jaxdrill.main --step 3"]
+
+
 def test_caveats_name_the_folder(drill):
     (drill / "step_4" / "images.npz").unlink()
     session = {"versions": {"jax": "0.9"}, "devices": ["cpu:0 cpu"], "processor": "Abacus", "git_commit": None}

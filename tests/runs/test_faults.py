@@ -1,7 +1,10 @@
 """What can happen to a run: nothing is lost, and the person is told. The long form is `python tests/soak/run.py`."""
 
+import json
 import os
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -193,7 +196,10 @@ def test_leftovers_of_killed_writers_are_removed(copy, command):
 @few
 def test_verify(finished, capsys, monkeypatch):
     assert main(["verify", str(finished)]) == 0
-    said = capsys.readouterr().out.splitlines()[-1]
+    first, *lines, said = capsys.readouterr().out.splitlines()
+    assert first == f"{finished}: checking 2 epoch(s) of seed(s) 3, 4"
+    assert lines[0] == f"{finished}: training them in one go"
+    assert lines[1:] == [f"{finished}: the same, stopped and continued ({n})" for n in range(1, len(lines))]
     assert said.startswith("2 epoch(s) of seed(s) 3, 4: the same bits, stopped and continued ")
     assert said.endswith(" times; they are the run's own numbers") and " continued 0 " not in said
     digits = embedded.digits()
@@ -227,9 +233,39 @@ def test_verify_of_other_things(tmp_path, capsys):
 
 
 @few
-def test_a_stop_in_the_middle_of_verify(finished, monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stop_in_the_middle_of_verify(finished, monkeypatch, tmp_path, capsys, number, code):
+    """It promises nothing that needs the folder, which is deleted."""
     monkeypatch.setattr(tempfile, "tempdir", f"{tmp_path}")
-    stop_in(monkeypatch, 2)
-    assert main(["verify", str(finished)]) == 143
-    assert "jaxdrill: stopped at step 2 of digits seeds 3 to 4" in capsys.readouterr().err
+    stop_in(monkeypatch, 2, number)
+    assert main(["verify", str(finished)]) == code
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "jaxdrill: verify was interrupted. Nothing was kept; run it again from the start."
     assert not list(tmp_path.iterdir()), "what it trained is removed"
+
+
+@few
+def test_a_loss_that_is_not_finite_in_verify(finished, monkeypatch, tmp_path, capsys):
+    """It does not advise to restart in the folder that is deleted."""
+    shutil.copytree(finished, tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config["optimizer"]["learning_rate"] = 1e30
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    assert main(["verify", f"{tmp_path / 'run'}"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("jaxdrill: verify could not train: the loss of seed 3 is nan by step ")
+    assert line.endswith("learning rate 1e+30. Nothing was kept; run it again from the start.")
+
+
+@few
+def test_a_file_that_cannot_be_written_in_verify(finished, capsys):
+    """The system refuses to let a file grow as large as a checkpoint."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    try:
+        assert main(["verify", str(finished)]) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    error = capsys.readouterr().err
+    assert error.startswith("jaxdrill: verify could not train: [Errno 27] File too large: '") and error.count("\n") == 1
+    assert error.endswith(".safetensors'. Nothing was kept; run it again from the start.\n")

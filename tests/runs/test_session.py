@@ -18,6 +18,10 @@ from safetensors.numpy import save_file
 
 import jaxdrill
 from jaxdrill import embedded, splits, tensors
+from jaxdrill.config import from_file
+from jaxdrill.errors import RunError
+from jaxdrill.evidence.prose import caveats
+from jaxdrill.evidence.tables import sessions
 from jaxdrill.nn.pytorch import to_pytorch
 from jaxdrill.runs import checkpoints, group, session
 from jaxdrill.runs.folder import write_rows
@@ -49,7 +53,9 @@ def test_the_folder(finished):
     assert (metadata["step"], metadata["dataset"], metadata["split"]) == ("tiny", "digits", "test")
     assert (metadata["parameters"], metadata["matmul_precision"]) == (25 * 4 + 8 + 36 * 4 * 10, "float32")
     assert len(metadata["dataset_sha256"]) == 64 and len(metadata["devices"]) == 2
-    assert set(metadata["versions"]) == {"python", "jaxdrill", "jax", "jaxlib", "flax", "optax"}
+    libraries = {"jax", "jaxlib", "flax", "optax", "numpy", "scipy", "scikit-learn", "tensorflow-datasets"}
+    assert set(metadata["versions"]) == {"python", "jaxdrill"} | libraries
+    assert metadata["seeds"] == [3, 4] and metadata["earlier_sessions"] == []
     assert set(metadata["seconds"]) == {"data", "compile", "train", "evaluation"}
     assert all(value > 0 for value in metadata["seconds"].values())
     config = json.loads((finished / "config.json").read_text())
@@ -172,6 +178,47 @@ def test_earlier_versions_are_told_and_seconds_add_up(copy, command):
     assert [each["versions"]["jax"] for each in new["earlier_sessions"]] == ["0.1"]
     assert all(new["seconds"][phase] > old["seconds"][phase] for phase in old["seconds"])
     assert read(copy).epochs == 3
+
+
+def test_every_session_and_seed_is_recorded(command, tmp_path, capsys):
+    """Seeds 1 to 3, then 4 and 5, then 8; each session has its command, and a repeated one is recorded once."""
+    folder = tmp_path / "run"
+
+    def told(*flags):
+        assert command(folder, "--epochs", 1, *flags) == 0
+        config, metadata = (json.loads((folder / name).read_text()) for name in ("config.json", "run.json"))
+        sessions = [*metadata["earlier_sessions"], metadata]
+        assert all(each["versions"] == metadata["versions"] for each in sessions)
+        commands = [each["command"][each["command"].index("--epochs") + 2 :] for each in sessions]
+        return (config["seed"], config["seeds"]), [
+            (*own, each["seeds"]) for own, each in zip(commands, sessions, strict=True)
+        ]
+
+    first, second, third = ("--seeds", "3", [1, 2, 3]), ("--seed", "4", "--seeds", "2", [4, 5]), ("--seed", "8", [8])
+    assert told("--seeds", 3) == ((1, 3), [first])
+    assert told("--seed", 4, "--seeds", 2) == ((1, 5), [first, second])
+    assert told("--seed", 8) == ((1, [1, 2, 3, 4, 5, 8]), [first, second, third])
+    recipe, run = from_file(folder / "config.json"), read(folder)
+    assert (recipe.seed, recipe.seeds, run.seeds, run.left_out) == (1, 5, [1, 2, 3, 4, 5, 8], [])
+    assert not [line for line in caveats([run]) if "sessions of different versions" in line]
+    assert [row[1].split("--epochs 1 ")[1] for row in sessions([run]).rows] == [
+        "--seeds 3", "--seed 4 --seeds 2", "--seed 8"
+    ]  # fmt: skip
+    assert command(folder, "--epochs", 1, "--seeds", 3) == 0  # There is nothing to train, so this is no session.
+    (folder / "weights" / "seed_8.safetensors").unlink()
+    assert told("--seed", 8) == ((1, [1, 2, 3, 4, 5, 8]), [first, second, third])
+    assert told("--seed", 6, "--seeds", 2)[0] == (1, 8)
+
+
+@pytest.mark.parametrize("seeds", [[], [2, 3], ["1"], [None], {}])
+def test_a_wrong_list_of_seeds(copy, command, seeds, capsys):
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"seed": 1, "seeds": seeds}))
+    assert command(*both(copy, "--epochs", 3)) in (1, 2)
+    error = capsys.readouterr().err
+    assert "seeds is " in error and error.count("\n") == 1
+    with pytest.raises(RunError, match=r"is damaged .*seeds is "):
+        read(copy)
 
 
 def test_a_run_of_another_version_is_left_alone(copy, command, capsys):

@@ -28,18 +28,35 @@ def test_constant_learning_rate():
     assert all(schedule(step) == 0.01 for step in (0, 468, 469, 9379))
 
 
-def test_a_triangle_rises_to_its_peak_and_falls_to_zero():
+def test_a_triangle_rises_to_its_peak_and_falls():
     """Over 5 epochs of 20 steps: up in the first fifth, down in the rest, also within an epoch."""
     schedule = make_schedule(Schedule(name="triangle", warmup=0.2), 0.4, 20, 5)
-    rates = [float(schedule(step)) for step in (0, 5, 20, 60, 99, 100)]
-    np.testing.assert_allclose(rates, [0, 0.1, 0.4, 0.2, 0.005, 0], atol=1e-7)
+    rates = [float(schedule(step)) for step in (0, 4, 19, 20, 60, 99, 100)]
+    np.testing.assert_allclose(rates, [0.02, 0.1, 0.4, 0.4, 0.2, 0.005, 0], rtol=1e-6)
     every = np.asarray(schedule(jnp.arange(101)))
-    assert (np.diff(every[:21]) > 0).all() and (np.diff(every[20:]) < 0).all()
+    assert (np.diff(every[:20]) > 0).all() and (np.diff(every[20:]) < 0).all()
     names = ("constant", "step", "exponential", "triangle")
     found = [config.load("5", {"schedule.name": name}).schedule.has_horizon for name in names]
     assert found == [False, False, False, True]
     longer = make_schedule(Schedule(name="triangle", warmup=0.2), 0.4, 20, 10)
-    assert float(longer(20)) == pytest.approx(0.2)
+    assert float(longer(19)) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("warmup", "steps", "expected"),
+    [
+        (0.2, 1, [1.0]),
+        (0.999, 1, [1.0]),
+        (0.2, 2, [1.0, 1.0]),
+        (0.001, 4, [1.0, 1.0, 2 / 3, 1 / 3]),
+        (0.5, 4, [1 / 2, 1.0, 1.0, 1 / 2]),
+        (0.999, 4, [1 / 4, 1 / 2, 3 / 4, 1.0]),
+    ],
+)
+def test_no_step_of_a_triangle_has_the_rate_0(warmup, steps, expected):
+    """Even if there is a single step, or the rise takes one step or all."""
+    schedule = make_schedule(Schedule(name="triangle", warmup=warmup), 0.3, steps, 1)
+    np.testing.assert_allclose(schedule(jnp.arange(steps)), 0.3 * np.array(expected), rtol=1e-6)
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
