@@ -75,12 +75,15 @@ def load(run: str | Path, seed: int | None = None) -> Callable[[Any], Any]:
     return weights.load(Path(run), seed)
 
 
-def write_report(runs: str | Path | Sequence[str | Path] = "runs", out: str | Path | None = None) -> Path:
+def write_report(
+    runs: str | Path | Sequence[str | Path] = "runs", out: str | Path | None = None, detect: float | None = None
+) -> Path:
     """Write report.html and report.md of runs, as `python -m jaxdrill.report` does.
 
     Args:
         runs: a run folder, a folder of run folders, or several of them.
         out: the folder of the report; if None, the only folder of `runs`, or the folder that contains all of them.
+        detect: a difference in percentage points; the report says how many seeds detect it.
 
     Returns:
         The path of report.html.
@@ -94,7 +97,7 @@ def write_report(runs: str | Path | Sequence[str | Path] = "runs", out: str | Pa
     paths = [Path(run) for run in ([runs] if isinstance(runs, str | os.PathLike) else runs)]
     if not paths:
         raise errors.UsageError("runs is empty. Pass a run folder, or a folder that contains run folders.")
-    return report.write_report(paths, Path(out) if out else None)
+    return report.write_report(paths, Path(out) if out else None, detect)
 
 
 def _as_argument(name: str) -> str:
