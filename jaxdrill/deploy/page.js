@@ -32,7 +32,8 @@ function redraw() {
   context.clearRect(0, 0, canvas.width, canvas.height);
   Object.assign(context, { lineWidth: PEN, lineCap: "round", lineJoin: "round", strokeStyle: "black" });
   strokes.forEach(trace);
-  const above = ink.of(strokes).map((covered) => Math.max(0, (covered - PAPER) / (1 - PAPER)));
+  const covered = ink.of(strokes), above = new Float64Array(covered.length);
+  for (let n = 0; n < above.length; n++) above[n] = Math.max(0, (covered[n] - PAPER) / (1 - PAPER));
   see(centred(above, canvas.width, canvas.height));
 }
 
