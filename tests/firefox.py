@@ -133,7 +133,8 @@ def started(profile: Path, preferences: Mapping[str, bool]) -> Iterator[Firefox]
             assert time.monotonic() < deadline, "Firefox does not start"
             time.sleep(0.05)
         server = json.loads(address.read_text())
-        with connect(f"ws://{server['ws_host']}:{server['ws_port']}/session", max_size=None) as socket:
+        url = f"ws://{server['ws_host']}:{server['ws_port']}/session"
+        with connect(url, max_size=None, open_timeout=START, ping_interval=None, proxy=None) as socket:
             yield Firefox(socket)
     finally:
         process.kill()

@@ -1,27 +1,29 @@
 // The ink of a drawing, computed from its strokes. It is not read back from a canvas: browsers that resist fingerprinting
 // falsify the pixels that a page reads.
 
-const PEN = 22, TOLERANCE = 0.02; // the diameter of the pen, and the distance allowed between a curve and its segments, in pixels
+// In pixels of the canvas: the diameter of the pen, and how far the segments of a curve may be from it.
+const PEN = 22, TOLERANCE = 0.02;
 
 // A stroke is a line from its first point to the middle of the first two, one curve for each further point, and a line to
 // its last point.
 const middle = ([x, y], [toX, toY]) => [(x + toX) / 2, (y + toY) / 2];
-const curve = (stroke, n) => [n > 1 ? middle(stroke[n - 2], stroke[n - 1]) : stroke[0], stroke[n - 1], middle(stroke[n - 1], stroke[n])];
-const end = (stroke) => [stroke.length > 1 ? middle(stroke.at(-2), stroke.at(-1)) : stroke[0], stroke.at(-1)];
+const joint = (stroke, n) => (n > 0 ? middle(stroke[n - 1], stroke[n]) : stroke[0]);
+const curve = (stroke, n) => [joint(stroke, n - 1), stroke[n - 1], joint(stroke, n)]; // start, control point, end
+const end = (stroke) => [joint(stroke, stroke.length - 1), stroke.at(-1)];
 
-class Ink {
+class Raster {
   constructor(width, height) {
     Object.assign(this, { width, height, settled: new Float32Array(width * height), strokes: 0, points: 1 });
   }
 
-  // Return how much of each pixel the pen covered, from 0 to 1. `strokes` may only have grown since the last call, so that
-  // only what is new takes time.
+  // Return how much of each pixel the pen covered, from 0 to 1. Only what strokes gained since the last call takes time, so
+  // a new raster is needed when strokes lose a point.
   of(strokes) {
     for (; this.strokes < strokes.length; this.strokes++, this.points = 1) {
       const stroke = strokes[this.strokes];
       for (; this.points < stroke.length; this.points++) this.coverCurve(...curve(stroke, this.points));
       if (this.strokes === strokes.length - 1) {
-        const covered = this.settled.slice(); // The next point replaces the end of the last stroke.
+        const covered = this.settled.slice(); // The next point will replace the end of this stroke.
         this.coverLine(covered, ...end(stroke));
         return covered;
       }
@@ -30,7 +32,7 @@ class Ink {
     return this.settled;
   }
 
-  // Cover a quadratic Bézier curve by as many segments as the tolerance needs.
+  // Cover a quadratic Bézier curve by segments: by enough of them that none is farther away than TOLERANCE.
   coverCurve(from, control, to) {
     const at = (t) => [0, 1].map((n) => (1 - t) * ((1 - t) * from[n] + 2 * t * control[n]) + t * t * to[n]);
     const [x, y] = [0, 1].map((n) => from[n] - 2 * control[n] + to[n]);
@@ -38,7 +40,7 @@ class Ink {
     for (let n = 0; n < count; n++) this.coverLine(this.settled, at(n / count), at((n + 1) / count));
   }
 
-  // Cover a segment by the round pen. A pixel at the edge is covered as far as its centre is from the edge.
+  // Cover a segment. How much of a pixel at the edge is covered follows from the distance between its centre and the edge.
   coverLine(covered, [fromX, fromY], [toX, toY]) {
     const reach = PEN / 2 + 0.5, inside = (reach - 1) ** 2, outside = reach ** 2;
     const across = toX - fromX, down = toY - fromY, square = across * across + down * down;

@@ -7,7 +7,7 @@ const canvas = element("canvas"), context = canvas.getContext("2d");
 const pen = { x: canvas.width / 2, y: canvas.height / 2, down: false }; // of the keyboard
 
 let strokes = [], undone = [], drawing = null, pointer = null, seen = null, generation = 0, networks = [];
-let ink = new Ink(canvas.width, canvas.height);
+let ink = new Raster(canvas.width, canvas.height);
 
 // ---- drawing
 
@@ -101,7 +101,7 @@ function drop(count) {
   pen.down = false;
   showPen();
   undone.push(...strokes.splice(Math.max(0, strokes.length - count)).reverse());
-  ink = new Ink(canvas.width, canvas.height);
+  ink = new Raster(canvas.width, canvas.height);
   redraw();
 }
 

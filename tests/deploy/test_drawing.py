@@ -41,7 +41,7 @@ def browsers(tmp_path_factory):
         def start(name):
             driver = firefox if name in PREFERENCES else browser
             if not driver.program():
-                pytest.skip(f"{name} is not installed")
+                pytest.skip(f"{driver.NAMES[0]} is not installed")
             arguments = [PREFERENCES[name]] if name in PREFERENCES else []
             return stack.enter_context(driver.started(tmp_path_factory.mktemp(name), *arguments))
 
@@ -281,12 +281,12 @@ def test_ink_grows_with_the_strokes(chromium):
     """Added point by point, or at once, the same strokes give the same ink."""
     strokes = np.random.default_rng(1).uniform(0, 280, (3, 5, 2)).tolist()
     code = f"""(() => {{
-        const grown = new Ink(280, 280), strokes = [];
+        const grown = new Raster(280, 280), strokes = [];
         for (const stroke of {strokes}) {{
             strokes.push([]);
             for (const point of stroke) {{ strokes.at(-1).push(point); grown.of(strokes); grown.of(strokes); }}
         }}
-        return [grown.of(strokes), new Ink(280, 280).of(strokes)].map((covered) => Array.from(covered));
+        return [grown.of(strokes), new Raster(280, 280).of(strokes)].map((covered) => Array.from(covered));
     }})()"""
     grown, whole = chromium.run(code)
     assert max(whole) == 1 and grown == whole
