@@ -30,6 +30,7 @@ class Browser:
     def __init__(self, commands: int, answers: int) -> None:
         self._commands, self._answers, self._buffer = commands, answers, b""
         self._numbers, self._session, self.errors = itertools.count(1), None, []
+        self._fingers: dict[int, dict[str, float]] = {}
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log"):
@@ -81,14 +82,29 @@ class Browser:
             assert time.monotonic() < deadline, condition
             time.sleep(0.02)
 
-    def mouse(self, kind: str, x: float, y: float) -> None:
-        """`Pressed`, `Moved` or `Released` the left button at a point of the window."""
-        self.call("Input.dispatchMouseEvent", type=f"mouse{kind}", x=x, y=y, button="left", buttons=1, clickCount=1)
+    def mouse(self, kind: str, x: float, y: float, button: str = "left") -> None:
+        """Move the mouse to a point of the window (`Moved`), or press or release a button there (`Pressed`, ...)."""
+        self.call("Input.dispatchMouseEvent", type=f"mouse{kind}", x=x, y=y, button=button,
+                  buttons={"left": 1, "right": 2}[button], clickCount=1)  # fmt: skip
 
-    def key(self, key: str, modifiers: int = 0) -> None:
-        """Presses a key; modifiers are 2 for Ctrl, 8 for shift."""
-        for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, modifiers=modifiers)
+    def touch(self, finger: int, kind: str, x: float = 0, y: float = 0) -> None:
+        """Put a finger down on a point of the window, move it there, or lift it: `Down`, `Move`, `Up`."""
+        self._fingers.pop(finger, None)
+        if kind != "Up":
+            self._fingers[finger] = {"x": x, "y": y, "id": finger}
+        points = list(self._fingers.values())
+        # DevTools expects touchEnd without points: while other fingers touch, an event without this finger lifts it.
+        event = {"Down": "touchStart", "Move": "touchMove", "Up": "touchMove" if points else "touchEnd"}[kind]
+        self.call("Input.dispatchTouchEvent", type=event, touchPoints=points)
+
+    def key(self, key: str, modifiers: int = 0, times: int = 1) -> None:
+        """Press a key, hold it until it has repeated `times - 1` times, and release it.
+
+        `modifiers` is a sum of 1 for Alt, 2 for Ctrl, 4 for Meta and 8 for Shift.
+        """
+        for n in range(times):
+            self.call("Input.dispatchKeyEvent", type="keyDown", key=key, modifiers=modifiers, autoRepeat=n > 0)
+        self.call("Input.dispatchKeyEvent", type="keyUp", key=key, modifiers=modifiers)
 
     def screenshot(self, file: Path) -> None:
         """Writes what the window shows as PNG."""

@@ -3,12 +3,16 @@
 
 const SIDE = 28, BOX = 20, CENTRE = 14.5, PAPER = 0.25; // as in digit.py, whose `centred` is the one below
 
-// The networks of DATA, each with its layers for every seed. Its bytes are zlib's, in base64: all float32 numbers (little-
-// endian, as every browser's machine is), then all int8 ones.
+// Return the bytes that were compressed by zlib and encoded in base64.
+async function inflate(text) {
+  const packed = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  return new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"))).arrayBuffer();
+}
+
+// The networks of DATA, each with its layers for every seed. Its bytes are all float32 numbers (little-endian, as every
+// browser's machine is), then all int8 ones.
 async function unpack(data) {
-  const packed = Uint8Array.from(atob(data.weights), (letter) => letter.charCodeAt(0));
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
-  const bytes = await new Response(stream).arrayBuffer();
+  const bytes = await inflate(data.weights);
   let nextFloat = 0, nextByte = 4 * data.floats;
   const floats = (count) => new Float32Array(bytes, 4 * ((nextFloat += count) - count), count);
   const kernel = (size, inputs, outputs) => { // [size, size, inputs, outputs]: a factor an output, and whole numbers

@@ -1,12 +1,13 @@
 // The page: drawing, and what the networks answer while one draws.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
-const PEN = 22, PAUSE_MS = 8; // pixels of the canvas; how long to compute before the page may do something else
+const PAUSE_MS = 8; // how long to compute before the page may do something else
 const element = (id) => document.getElementById(id);
-const canvas = element("canvas"), context = canvas.getContext("2d", { willReadFrequently: true });
+const canvas = element("canvas"), context = canvas.getContext("2d");
 const pen = { x: canvas.width / 2, y: canvas.height / 2, down: false }; // of the keyboard
 
-let strokes = [], drawing = null, pointer = null, seen = null, generation = 0, networks = [];
+let strokes = [], undone = [], drawing = null, pointer = null, seen = null, generation = 0, networks = [];
+let ink = new Raster(canvas.width, canvas.height);
 
 // ---- drawing
 
@@ -15,13 +16,12 @@ function place(event) {
   return [(event.clientX - box.left) * canvas.width / box.width, (event.clientY - box.top) * canvas.height / box.height];
 }
 
-// A stroke runs smoothly through the middles between its points.
 function trace(stroke) {
   context.beginPath();
   context.moveTo(...stroke[0]);
   for (let n = 1; n < stroke.length; n++) {
-    const [x, y] = stroke[n - 1], [toX, toY] = stroke[n];
-    context.quadraticCurveTo(x, y, (x + toX) / 2, (y + toY) / 2);
+    const [, control, to] = curve(stroke, n);
+    context.quadraticCurveTo(...control, ...to);
   }
   const [x, y] = stroke.at(-1);
   context.lineTo(x + 0.01, y); // a point alone is a dot
@@ -32,10 +32,9 @@ function redraw() {
   context.clearRect(0, 0, canvas.width, canvas.height);
   Object.assign(context, { lineWidth: PEN, lineCap: "round", lineJoin: "round", strokeStyle: "black" });
   strokes.forEach(trace);
-  const pixels = context.getImageData(0, 0, canvas.width, canvas.height).data;
-  const ink = new Float64Array(canvas.width * canvas.height);
-  for (let n = 0; n < ink.length; n++) ink[n] = Math.max(0, (pixels[4 * n + 3] / 255 - PAPER) / (1 - PAPER));
-  see(centred(ink, canvas.width, canvas.height));
+  const covered = ink.of(strokes), above = new Float64Array(covered.length);
+  for (let n = 0; n < above.length; n++) above[n] = Math.max(0, (covered[n] - PAPER) / (1 - PAPER));
+  see(centred(above, canvas.width, canvas.height));
 }
 
 // One look a frame, however many points come.
@@ -49,6 +48,7 @@ function changed() {
 function begin(point) {
   drawing = [point];
   strokes.push(drawing);
+  undone = [];
   changed();
 }
 
@@ -100,13 +100,25 @@ function drop(count) {
   drawing = pointer = null;
   pen.down = false;
   showPen();
-  strokes.splice(strokes.length - Math.min(count, strokes.length));
+  undone.push(...strokes.splice(Math.max(0, strokes.length - count)).reverse());
+  ink = new Raster(canvas.width, canvas.height);
+  redraw();
+}
+
+function redo() {
+  if (!undone.length) return;
+  strokes.push(undone.pop());
   redraw();
 }
 element("undo").addEventListener("click", () => drop(1));
 element("clear").addEventListener("click", () => drop(Infinity));
 document.addEventListener("keydown", (event) => {
-  if (event.key.toLowerCase() === "z" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); drop(1); }
+  if (event.altKey || !(event.ctrlKey || event.metaKey)) return; // AltGr, with which letters are typed, is Ctrl and Alt.
+  const key = event.key.toLowerCase();
+  if (key === "z" && !event.shiftKey) drop(1);
+  else if (key === "z" || (key === "y" && !event.metaKey && !event.shiftKey)) redo();
+  else return;
+  event.preventDefault();
 });
 
 // ---- answers
@@ -204,14 +216,10 @@ for (const [id, event] of [["inside", "toggle"], ["which", "change"]])
 
 // ---- test digits
 
-function showDigits(sprite) {
-  const sheet = document.createElement("canvas");
-  [sheet.width, sheet.height] = [sprite.width, sprite.height];
-  const from = sheet.getContext("2d", { willReadFrequently: true });
-  from.drawImage(sprite, 0, 0);
+async function showDigits() {
+  const images = new Uint8Array(await inflate(DATA.images));
   DATA.digits.forEach(({ index, label }, n) => {
-    const pixels = from.getImageData(0, SIDE * n, SIDE, SIDE).data;
-    const image = Uint8Array.from({ length: SIDE * SIDE }, (_, k) => pixels[4 * k]);
+    const image = images.subarray(SIDE * SIDE * n, SIDE * SIDE * (n + 1));
     const button = document.createElement("button"), picture = document.createElement("canvas");
     paint(picture, image, SIDE, 1);
     button.type = "button";
@@ -231,8 +239,7 @@ async function start() {
   networks.sort((a, b) => a.operations - b.operations);
   networks.forEach(({ name }, n) => element("which").append(new Option(name, n)));
   redraw();
-  const sprite = element("sprite");
-  if (sprite) sprite.decode().then(() => showDigits(sprite));
+  await showDigits();
   document.body.dataset.ready = "yes";
 }
 start().catch((error) => (element("failed").textContent = `This browser cannot run the networks: ${error.message}`));

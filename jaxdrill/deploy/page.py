@@ -2,17 +2,15 @@
 
 import base64
 import hashlib
-import io
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image
 
 from jaxdrill.deploy import trained
 from jaxdrill.deploy.trained import Trained
@@ -88,6 +86,11 @@ def rounded(kernel: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:
 def encoded(packed: Sequence[Packed]) -> str:
     """All float32 numbers, then all int8 ones, compressed, in base64."""
     arrays = [a.astype("<f4") for each in packed for a in each.floats] + [a for each in packed for a in each.whole]
+    return deflated(arrays)
+
+
+def deflated(arrays: Iterable[np.ndarray]) -> str:
+    """Compress the bytes of arrays by zlib and encode them in base64, as `inflate` in network.js reads them."""
     return base64.b64encode(zlib.compress(b"".join(a.tobytes() for a in arrays), 9)).decode()
 
 
@@ -125,14 +128,14 @@ def render(networks: Sequence[Network]) -> str:
     """The page of networks."""
     names = [network.run.name for network in networks]
     described = [network.describe(names.count(network.run.name) > 1) for network in networks]
-    hard, sprite = hard_images([network.run for network in networks])
+    hard, hard_bytes = hard_images([network.run for network in networks])
     packed = [each for network in networks for each in network.packed]
     data = {
-        "mean": MEAN, "deviation": STANDARD_DEVIATION, "networks": described, "digits": hard,
+        "mean": MEAN, "deviation": STANDARD_DEVIATION, "networks": described, "digits": hard, "images": hard_bytes,
         "floats": sum(a.size for each in packed for a in each.floats), "weights": encoded(packed),
     }  # fmt: skip
     here = files("jaxdrill.deploy")
-    script = "".join(here.joinpath(name).read_text("utf-8") for name in ("network.js", "page.js"))
+    script = "".join(here.joinpath(name).read_text("utf-8") for name in ("network.js", "ink.js", "page.js"))
     style = here.joinpath("page.css").read_text("utf-8")
     environment = Environment(
         loader=PackageLoader("jaxdrill.deploy", ""), autoescape=True, undefined=StrictUndefined,
@@ -141,7 +144,7 @@ def render(networks: Sequence[Network]) -> str:
     return environment.get_template("page.html.jinja").render(
         title=", ".join(dict.fromkeys(network.run.dataset for network in networks)), networks=described, hard=hard,
         split=networks[0].run.split,
-        sprite=sprite, data=json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),
+        data=json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),
         style=style, style_sum=sum_of(style), script=script, script_sum=sum_of(script),
     )  # fmt: skip
 
@@ -153,17 +156,12 @@ def sum_of(text: str) -> str:
 
 def hard_images(runs: Sequence[Run]) -> tuple[list[dict[str, int]], str]:
     """The evaluated images that most networks of the first run's data get wrong, of those that the run folders hold:
-    index and label of each, and the images below each other as a PNG in base64."""
+    index and label of each, and the images, uint8[N, 28, 28], as `deflated` returns them."""
     images, wrong = {}, np.zeros(len(runs[0].labels))
     for run in runs:
         if run.same_images(runs[0]):
             images |= run.images
             wrong += (run.predicted != run.labels).mean(0)
     chosen = sorted(images, key=lambda index: (-wrong[index], index))[:HARD_IMAGES]
-    if not chosen:
-        return [], ""
-    Image.fromarray(np.concatenate([images[index] for index in chosen])).save(
-        content := io.BytesIO(), "PNG", optimize=True
-    )
     told = [{"index": int(index), "label": int(runs[0].labels[index])} for index in chosen]
-    return told, base64.b64encode(content.getvalue()).decode()
+    return told, deflated(images[index] for index in chosen)
