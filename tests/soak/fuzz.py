@@ -34,7 +34,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if __name__ == "__main__":  # a test imports this file, and its processes keep their own platforms
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import numpy as np  # noqa: E402
 from conftest import TINY, idx_bytes  # noqa: E402
