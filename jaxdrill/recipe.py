@@ -9,7 +9,7 @@ from jaxdrill.errors import nearest
 from jaxdrill.nn.layers import AnyLayer, Conv, kind_of
 from jaxdrill.schema import Table
 
-SEEDS = 2**32  # different ones that JAX's generator has; a larger number would wrap around
+NUM_SEEDS = 2**32  # The generator has this number of seeds. A larger seed would wrap around to 0.
 DATASETS = ("auto", "mnist", "fashion_mnist", "kmnist", "digits")
 
 
@@ -97,7 +97,7 @@ class Config(Table):
     goal: str = Field(default="", description="what the recipe is for, as the report says it")
     epochs: int = Field(default=20, ge=1, description="passes over the training images")
     batch_size: int = Field(default=128, ge=1, description="images a step")
-    seed: int = Field(default=1, ge=0, le=SEEDS - 1, description="first seed")
+    seed: int = Field(default=1, ge=0, le=NUM_SEEDS - 1, description="first seed")
     seeds: int = Field(default=1, ge=1, description="number of seeds")
     data: str = Field(
         default="auto",
@@ -143,9 +143,9 @@ class Config(Table):
     @classmethod
     def _seeds_do_not_wrap(cls, seeds: int, info: ValidationInfo) -> int:
         seed = info.data.get("seed", 0)  # absent if it is wrong itself
-        if seed + seeds > SEEDS:
-            why = f"because seed is {seed} and seed + seeds must not exceed {SEEDS} (2**32)"
-            raise ValueError(f"allowed: at most {SEEDS - seed}, {why}")
+        if seed + seeds > NUM_SEEDS:
+            why = f"because seed is {seed} and seed + seeds must not exceed {NUM_SEEDS} (2**32)"
+            raise ValueError(f"allowed: at most {NUM_SEEDS - seed}, {why}")
         return seeds
 
     @field_validator("network", mode="before")

@@ -140,11 +140,10 @@ def test_values_mean_what_they_say(few_digits, tiny_recipe, tmp_path, capsys, si
     assert config["optimizer"]["learning_rate"] == 0.01 and metadata["earlier_sessions"] == []
 
 
-def test_a_report_of_one_path_and_of_none(drill, tmp_path, capsys):
-    assert jaxdrill.write_report(str(drill)) == drill / "report.html"
-    one = drill / "step_5"
-    assert jaxdrill.write_report(one) == one / "report.html"
-    assert jaxdrill.write_report(str(one), tmp_path / "out") == tmp_path / "out" / "report.html"
+def test_a_report_of_one_path_and_of_none(tmp_path):
+    run = write_run(tmp_path / "runs" / "step_5", "5", {1: CURVES[1]})
+    assert jaxdrill.write_report(str(run)) == run / "report.html"
+    assert jaxdrill.write_report(run.parent, tmp_path / "out") == tmp_path / "out" / "report.html"
     for none in ([], ()):
         with pytest.raises(UsageError) as error:
             jaxdrill.write_report(none)
