@@ -170,7 +170,7 @@ def _download(name: str) -> Dataset:
     registered = _registered(name)
     urls = {key: registered[file][0] for key, file in FILES.items()}
     assert_reachable(urls["train_labels"])
-    if not sys.stderr.isatty():
+    if not (sys.stderr and sys.stderr.isatty()):
         tfds.disable_progress_bar()
 
     def fetched() -> dict[str, Path]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxdrill.errors import Parser, RunError, UsageError, exit_code, print_error, say
+from jaxdrill.errors import Parser, RunError, UsageError, exit_code, print_error, show
 
 BATCH, SHOWN = 500, 256  # images at a time, and at most in the picture of `--show`
 
@@ -82,9 +82,9 @@ def _print(name: str, probabilities: dict[str, np.ndarray], as_json: bool) -> No
     if as_json:
         seeds = {seed: [round(float(p), 6) for p in each] for seed, each in probabilities.items()}
         told = {"image": name, "digit": int(mean.argmax()), "probabilities": [round(float(p), 6) for p in mean]}
-        return print(json.dumps(told | {"seeds": seeds}))
+        return show(json.dumps(told | {"seeds": seeds}))
     answers = [f"seed {seed}: {each.argmax()} {100 * each.max():.1f} %" for seed, each in probabilities.items()]
-    say(f"{name}: {mean.argmax()} {100 * mean.max():.1f} %" + (f" ({', '.join(answers)})" if len(answers) > 1 else ""))
+    show(f"{name}: {mean.argmax()} {100 * mean.max():.1f} %" + (f" ({', '.join(answers)})" if len(answers) > 1 else ""))
 
 
 def _show(file: Path, seen: Sequence[np.ndarray]) -> None:

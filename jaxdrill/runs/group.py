@@ -81,7 +81,8 @@ class Group:
         run.rows[:] = [row for row in run.rows if row["seed"] not in self.seeds or row["epoch"] < done]
         if 0 < self.step < total * steps:
             say(f"{self.name}: continuing in epoch {done + 1} of {total}, at step {self.step}")
-        hidden = None if "ipykernel" not in sys.modules else False  # None: unless it is a terminal, or a notebook
+        terminal = sys.stderr and sys.stderr.isatty()  # stderr is None if it was closed before Python started
+        hidden = not terminal and "ipykernel" not in sys.modules
         self.bar = tqdm(total=total * steps, initial=self.step, disable=hidden, leave=False, unit="step")
         self.bar.set_description(f"{self.name} epoch {done + 1} of {total}", refresh=False)
         first = processes.is_first()

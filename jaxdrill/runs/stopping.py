@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from jaxdrill.errors import Stopped
+from jaxdrill.errors import Stopped, write
 from jaxdrill.training import processes
 
 
@@ -44,7 +44,7 @@ def stop_on_signal() -> Iterator[StopRequest]:
 
     def note(number: int, _: Any) -> None:
         request.signal_number = number
-        print("\njaxdrill: stopping soon; once more to stop at once", file=sys.stderr)
+        write(sys.stderr, "\njaxdrill: stopping soon; once more to stop at once\n")
         restore()
 
     def restore() -> None:
