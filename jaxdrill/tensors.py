@@ -73,7 +73,7 @@ def read_npz(path: Path) -> Arrays:
     """The arrays of an npz file.
 
     Raises:
-        FileNotFoundError: it is missing.
+        FileNotFoundError, NotADirectoryError, PermissionError: it is missing, or this user may not read it.
         ValueError: it cannot be read, or would unpack to more than LARGEST bytes.
     """
     try:
@@ -83,7 +83,7 @@ def read_npz(path: Path) -> Arrays:
                 raise ValueError(f"it unpacks to more than {LARGEST:,} bytes")
         with np.load(content, allow_pickle=False) as file:
             return dict(file)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         raise
     except Exception as error:  # zipfile and NumPy name no common type for what a damaged file can do
         raise ValueError(f"{path.name} cannot be read ({getattr(error, 'strerror', None) or error})") from error

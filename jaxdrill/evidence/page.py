@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from jaxdrill.errors import printable
-from jaxdrill.evidence import pictures, plots, prose, tables
+from jaxdrill.evidence import pictures, prose, tables
 from jaxdrill.evidence.analysis import Analysis, analyze
 from jaxdrill.runs.reader import Run, read_all
 
@@ -23,6 +23,8 @@ def by_dataset(runs: Sequence[Run]) -> list[list[Analysis]]:
 
 def render(runs: Sequence[Run]) -> tuple[str, str]:
     """The report of runs in the order of `read_all`, as HTML and as Markdown."""
+    from jaxdrill.evidence import plots  # here, because training imports this module and needs no Matplotlib
+
     parts = [
         {
             "analyses": analyses,

@@ -17,7 +17,8 @@ from jaxdrill.files import parse_json, read_bytes, write_text
 from jaxdrill.tensors import read_npz, write_npz
 
 FORMAT = 3  # it grows when a reader of the older one would go wrong
-NAMES = ("config.json", "run.json", "metrics.jsonl", "images.npz", "predictions", "weights", "checkpoints", "tensorboard")
+FOLDERS = ("predictions", "weights", "checkpoints", "tensorboard")
+NAMES = ("config.json", "run.json", "metrics.jsonl", "images.npz", *FOLDERS)  # of what training writes
 TRAINED = ("epoch", "step", "learning_rate", "train_loss", "train_accuracy", "seconds")
 EVALUATED = ("loss", "accuracy", "examples")  # in the file `test_loss` or `validation_loss` and so on
 

@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxdrill.data import Dataset
-from jaxdrill.errors import RunError, say
+from jaxdrill.errors import RunError, is_terminal, say
 from jaxdrill.nn.network import named_weights
 from jaxdrill.recipe import Config
 from jaxdrill.runs import checkpoints, events, folder
@@ -81,8 +81,7 @@ class Group:
         run.rows[:] = [row for row in run.rows if row["seed"] not in self.seeds or row["epoch"] < done]
         if 0 < self.step < total * steps:
             say(f"{self.name}: continuing in epoch {done + 1} of {total}, at step {self.step}")
-        terminal = sys.stderr and sys.stderr.isatty()  # stderr is None if it was closed before Python started
-        hidden = not terminal and "ipykernel" not in sys.modules
+        hidden = not is_terminal(sys.stderr) and "ipykernel" not in sys.modules
         self.bar = tqdm(total=total * steps, initial=self.step, disable=hidden, leave=False, unit="step")
         self.bar.set_description(f"{self.name} epoch {done + 1} of {total}", refresh=False)
         first = processes.is_first()

@@ -108,8 +108,8 @@ def locked(workdir: Path) -> Iterator[None]:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
             lock.acquire()
-            written = (workdir, *(workdir / name for name in ("predictions", "weights")), *workdir.glob("checkpoints/seed*"))
-            remove_stale_temporaries(written)
+            groups = workdir.glob("checkpoints/seed*")
+            remove_stale_temporaries((workdir, workdir / "predictions", workdir / "weights", *groups))
         except Timeout as error:
             what = f"another process is training into {workdir}; wait for it, or choose another --workdir"
             raise RunError(what) from error

@@ -132,17 +132,20 @@ def test_restart_keeps_the_old_folder(copy, command, capsys):
 
 
 @few
-@pytest.mark.parametrize("name", ["thesis.txt", "config.json", "checkpoints/epoch_1.pt", "checkpoints/seed_1/mine.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["thesis.txt", "config.json", "checkpoints/epoch_1.pt", "checkpoints/seed_1/mine.safetensors"]
+)
 def test_restart_leaves_a_folder_that_is_not_a_run(command, tmp_path, capsys, name):
     """Also if it has a lock, or files of other programs with the names of a run's files."""
-    file = tmp_path / "mine" / name
+    mine = tmp_path / "mine"
+    file = mine / name
     file.parent.mkdir(parents=True)
     file.write_text("{}")
-    (tmp_path / "mine" / ".lock").touch()
+    (mine / ".lock").touch()
     before = contents(tmp_path)
-    assert command(tmp_path / "mine", "--restart") == 2
+    assert command(mine, "--restart") == 2
     assert capsys.readouterr().err == (
-        f"jaxdrill: {tmp_path / 'mine'} is not a run folder, so --restart does not rename it. Choose another --workdir.\n"
+        f"jaxdrill: {mine} is not a run folder, so --restart does not rename it. Choose another --workdir.\n"
     )
     assert contents(tmp_path) == before
 
