@@ -4,6 +4,7 @@ Recipe files and flags pass through one reader, so that both get the same checks
 This module must not import JAX: `--help` and `--dry-run` of a wrong recipe answer at once.
 """
 
+import codecs
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,6 +22,8 @@ from jaxdrill.recipe import Config
 from jaxdrill.schema import Table, explain, parse_text
 
 LARGEST = 2**16  # bytes of a recipe
+ENCODINGS = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32", codecs.BOM_UTF16_LE: "UTF-16",
+             codecs.BOM_UTF16_BE: "UTF-16"}  # fmt: skip  # by byte-order mark, the longer ones first
 MOST_DOTS = 1000  # in it: tomllib takes the square of a key's parts in memory
 
 
@@ -173,9 +176,9 @@ def options(config: Config) -> Iterator[tuple[str, FieldInfo, Any]]:
 
 
 def _table(path: Path) -> dict[str, Any]:
-    """A TOML file."""
+    """Read a TOML file in UTF-8. A byte-order mark and CRLF line endings, as Windows writes them, are allowed."""
     try:
-        if (text := read_bytes(path, LARGEST).decode()).count(".") > MOST_DOTS:
+        if (text := _decoded(path, read_bytes(path, LARGEST))).count(".") > MOST_DOTS:
             raise RecursionError
         return tomllib.loads(text)
     except RecursionError as error:
@@ -184,6 +187,21 @@ def _table(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is not valid TOML: {error}") from error
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _decoded(path: Path, content: bytes) -> str:
+    """Decode a file's content. Name the encoding if it is not UTF-8."""
+    for mark, encoding in ENCODINGS.items():
+        if content.startswith(mark):
+            raise UsageError(f"{path} is encoded in {encoding}. Save it as UTF-8.")
+    if b"\0" in content:  # UTF-16 without a mark has a zero in each ASCII character
+        raise UsageError(f"{path} contains zero bytes, as UTF-16 does. Save it as UTF-8.")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        found = f"line {line} has the byte 0x{content[error.start]:02x}"
+        raise UsageError(f"{path} is not encoded in UTF-8: {found}. Save it as UTF-8.") from error
 
 
 def _extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:

@@ -4,6 +4,8 @@ import contextlib
 import hashlib
 import os
 import sys
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +14,7 @@ import chex
 import numpy as np
 
 from jaxdrill import embedded, idx, tensors
-from jaxdrill.errors import RunError, UsageError, nearest, print_error
+from jaxdrill.errors import RunError, UsageError, is_terminal, nearest, print_error
 from jaxdrill.files import sha256
 from jaxdrill.reachability import assert_reachable
 from jaxdrill.recipe import DATASETS
@@ -93,7 +95,7 @@ def load(name: str, data_dir: Path | None = None, offline: bool = False) -> Data
         return cached
     try:
         if offline:
-            raise RunError(f"{wanted} is not in the cache {cache_folder()}, and --offline forbids a download")
+            raise RunError(f"{wanted} is not in {_cache_name()}, and --offline forbids a download")
         return _download(wanted)
     except RunError as error:
         ways = "connect to the network once, or give its four idx files with --data-dir"
@@ -113,12 +115,44 @@ def _digits() -> Dataset:
 
 
 def cache_folder() -> Path:
-    """The cache folder of tfds."""
-    return Path(os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets").expanduser()
+    """Return the cache folder of tfds.
+
+    Raises:
+        FileNotFoundError: there is no home folder, as for a user without an entry in /etc/passwd.
+    """
+    try:
+        return Path(os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets").expanduser()
+    except RuntimeError as error:
+        raise FileNotFoundError("There is no home folder.") from error
+
+
+def _cache_name() -> str:
+    try:
+        return f"the cache {cache_folder()}"
+    except FileNotFoundError:
+        return "a cache (there is no home folder)"
+
+
+@contextlib.contextmanager
+def _download_folder() -> Iterator[Path]:
+    """Yield the folder of tfds's downloads, or a temporary one if the cache cannot be written."""
+    try:
+        (folder := cache_folder() / "downloads").mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError
+    except OSError:
+        with tempfile.TemporaryDirectory(prefix="jaxdrill_") as temporary:
+            yield Path(temporary)
+    else:
+        yield folder
 
 
 def pack_file(name: str) -> Path:
-    """Where a dataset is kept, packed for later starts."""
+    """Return the file that keeps a dataset packed for later starts.
+
+    Raises:
+        FileNotFoundError: as `cache_folder`.
+    """
     return cache_folder() / "jaxdrill" / f"{name}.npz"
 
 
@@ -129,7 +163,7 @@ def _read_pack(name: str, sums: list[str] | None = None) -> Dataset | None:
         if sums is not None and arrays["sums"].tolist() != sums:
             return None
         return Dataset(name, **cast(dict[str, Any], {key: arrays[key] for key in FILES}))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return None
     except (OSError, ValueError, KeyError, AssertionError):
         print_error(f"warning: {pack_file(name)} is damaged; {name} is read or fetched again")
@@ -141,8 +175,8 @@ def _packed(name: str, files: dict[str, Path], sums: list[str]) -> Dataset:
     arrays = {}
     for key, path in files.items():
         arrays[key] = idx.read(path, 3)[..., None] if key.endswith("images") else idx.read(path, 1)
-    pack = pack_file(name)
     with contextlib.suppress(OSError):  # a cache that cannot be written costs time at the next start, not this run
+        pack = pack_file(name)
         tensors.write_npz(pack, {"sums": np.array(sums)} | arrays, compress=False)
         print_error(f"{name} is kept in {pack} for later starts")
     return Dataset(name, **arrays)
@@ -189,24 +223,24 @@ def _download(name: str) -> Dataset:
     registered = _registered(name)
     urls = {key: registered[file][0] for key, file in FILES.items()}
     assert_reachable(urls["train_labels"])
-    if not sys.stderr.isatty():
+    if not is_terminal(sys.stderr):
         tfds.disable_progress_bar()
 
-    def fetched() -> dict[str, Path]:
+    def fetched(folder: Path) -> dict[str, Path]:
         manager = tfds.download.DownloadManager(
-            download_dir=cache_folder() / "downloads", dataset_name=name, force_checksums_validation=True,
-            url_infos=dict(registered.values()),
-        )  # fmt: skip
+            download_dir=folder, dataset_name=name, force_checksums_validation=True, url_infos=dict(registered.values())
+        )
         return {key: Path(path) for key, path in cast(dict[str, Any], manager.download(urls)).items()}
 
-    try:
-        files = fetched()
-        if damaged := [path for key, path in files.items() if sha256(path) != registered[FILES[key]][1].checksum]:
-            for path in damaged:  # since it was fetched; tfds looks at the sum only then
-                print_error(f"warning: {path} is damaged; it is fetched again")
-                path.unlink()
-            files = fetched()
-    except Exception as error:  # tfds names no common type for what a network, a disk or a wrong sum can do
-        first_line = (str(error).splitlines() or [""])[0]
-        raise RunError(f"{name} could not be downloaded: {type(error).__name__}: {first_line}") from error
-    return _packed(name, files, [registered[file][1].checksum for file in FILES.values()])
+    with _download_folder() as folder:
+        try:
+            files = fetched(folder)
+            if damaged := [path for key, path in files.items() if sha256(path) != registered[FILES[key]][1].checksum]:
+                for path in damaged:  # since it was fetched; tfds looks at the sum only then
+                    print_error(f"warning: {path} is damaged; it is fetched again")
+                    path.unlink()
+                files = fetched(folder)
+        except Exception as error:  # tfds names no common type for what a network, a disk or a wrong sum can do
+            first_line = (str(error).splitlines() or [""])[0]
+            raise RunError(f"{name} could not be downloaded: {type(error).__name__}: {first_line}") from error
+        return _packed(name, files, [registered[file][1].checksum for file in FILES.values()])

@@ -2,9 +2,11 @@
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any, NoReturn
+from contextlib import suppress
+from typing import Any, NoReturn, TextIO
 
 LONGEST = 2000  # characters of an error's line
 LOGGER = logging.getLogger("jaxdrill")  # Every message goes through it, so a library user can silence or redirect them.
@@ -37,29 +39,74 @@ class Stopped(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but an error is one line."""
+    """argparse, but an error is one line, and the help has no colors."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.color = False  # Python 3.14 would add escape codes, which `printable` shows as text
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        super()._print_message("\n".join(map(printable, message.split("\n"))), file)
+        write(file or sys.stderr, "\n".join(map(printable, message.split("\n"))))
 
 
 def exit_code(command: Callable[[], None]) -> int:
-    """Runs the command, prints its error as one line, and returns the exit code: 0 done, 1 failed, 2 wrong usage, 3 a
-    check not passed, 130 or 143 stopped by a signal."""
+    """Run a command, print its error as one line, and return the exit code.
+
+    Returns:
+        0 success, also if the reader of stdout has left (`| head`); 1 failure; 2 wrong usage; 3 a check failed;
+        130 or 143 stopped by a signal.
+    """
+    _open_missing_streams()
     try:
         command()
         return 0
     except (UsageError, RunError, CheckFailed, Stopped) as error:
         return print_error(f"{error}", error.exit_code)
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and error.filename is None:
+            return 0
         return print_error(f"{error.filename}: {error.strerror}" if error.filename else f"{error}", 1)
     except MemoryError:
         return print_error("the memory is too small", 1)
     except KeyboardInterrupt:
         return print_error("stopped", 130)
+    finally:
+        flush()
+
+
+def _open_missing_streams() -> None:
+    """Open /dev/null in place of standard streams that are closed (`2>&-`).
+
+    The next files that a process opens would get their numbers, and XLA writes its log to number 2.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - Python has None for a closed stream
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+
+
+def flush() -> None:
+    """Flush stdout and stderr. Discard what cannot be written: Python would try again and exit with code 120."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Return True if a stream is a terminal. It may be closed, or None if it was closed before Python started."""
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:
+        return False
 
 
 class _Terminal(logging.Handler):
@@ -68,10 +115,11 @@ class _Terminal(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
         if record.levelno < logging.WARNING:
-            print(printable(text), flush=True)
+            write(sys.stdout, printable(text) + "\n")
         else:
             line = " ".join(text.split())
-            print("jaxdrill: " + printable(line if len(line) <= LONGEST else line[:LONGEST] + "..."), file=sys.stderr)
+            line = line if len(line) <= LONGEST else line[:LONGEST] + "..."
+            write(sys.stderr, f"jaxdrill: {printable(line)}\n")
 
 
 if not LOGGER.handlers:  # Otherwise the user has already chosen where messages go.
@@ -90,10 +138,44 @@ def print_error(message: str, code: int = 0) -> int:
 def say(*lines: str) -> None:
     """Log lines of progress. By default they are printed to stdout at once.
 
-    Names and texts from files may be in the lines, and cannot control the terminal.
+    Names and texts from files may be in the lines, and cannot control the terminal. Lines that cannot be written are
+    lost: they never end a training.
     """
     for line in lines:
         LOGGER.info("%s", line)
+
+
+def show(*lines: str) -> None:
+    """Print results to stdout at once. Names and texts from files may be in them, and cannot control the terminal.
+
+    Raises:
+        BrokenPipeError: the reader of stdout has left. `exit_code` then ends the command quietly.
+        RunError: stdout cannot be written.
+    """
+    if error := write(sys.stdout, "\n".join(map(printable, lines)) + "\n"):
+        if isinstance(error, BrokenPipeError):
+            raise error
+        raise RunError(f"The output cannot be written: {getattr(error, 'strerror', None) or error}.") from error
+
+
+def write(stream: TextIO | None, text: str) -> Exception | None:
+    """Write text to a stream at once, with characters outside the stream's encoding escaped.
+
+    Args:
+        stream: stdout or stderr; None if it was closed before Python started.
+        text: whole lines.
+
+    Returns:
+        The error if the text cannot be written, else None.
+    """
+    if stream is None:
+        return None
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    try:
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        stream.flush()
+    except (OSError, ValueError, RuntimeError) as error:  # closed; or a signal handler interrupts another write
+        return error
 
 
 def printable(text: str) -> str:

@@ -30,7 +30,9 @@ def _command(arguments: list[str]) -> None:
     parser.add_argument("--batch-norm", choices=("folded", "kept"), default="folded",
                         help="folded into a factor and an addend, or kept (default: folded)")  # fmt: skip
     options = parser.parse_args(arguments)
-    say(f"{export(options.run, options.to, options.seed, options.out, options.batch_norm == 'folded')}")
+    file = export(options.run, options.to, options.seed, options.out, options.batch_norm == "folded")
+    if file.is_file():  # else it went into a device or a pipe, perhaps into stdout
+        say(f"{file}")
 
 
 def export(run: Path, to: str, seed: int | None = None, out: Path | None = None, fold: bool = True) -> Path:

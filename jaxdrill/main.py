@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxdrill import config as recipe
-from jaxdrill.errors import CheckFailed, Parser, UsageError, exit_code, nearest, say
+from jaxdrill.errors import CheckFailed, Parser, UsageError, exit_code, nearest, say, show
 from jaxdrill.schema import allowed
 
 
@@ -162,13 +162,13 @@ def _dry_run(configs: Sequence[recipe.Config]) -> None:
 
     for config in configs:
         fields = [f"  {_flag(name)} {shlex.quote(f'{value}')}" for name, _, value in recipe.options(config)]
-        say(config.name, *fields)
+        show(config.name, *fields)
         rows = layer_table(config.network)
-        say(f"  {'layer':42} {'output':>12} {'receptive field':>16} {'parameters':>11}")
+        show(f"  {'layer':42} {'output':>12} {'receptive field':>16} {'parameters':>11}")
         for row in rows:
             output, field = f"{row.side}x{row.side}x{row.channels}", f"{row.receptive_field}x{row.receptive_field}"
-            say(f"  {row.layer:42} {output:>12} {field:>16} {row.parameters:11,}")
-        say(f"  {'total':42} {'':12} {'':16} {sum(row.parameters for row in rows):11,}")
+            show(f"  {row.layer:42} {output:>12} {field:>16} {row.parameters:11,}")
+        show(f"  {'total':42} {'':12} {'':16} {sum(row.parameters for row in rows):11,}")
 
 
 if __name__ == "__main__":

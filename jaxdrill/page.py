@@ -28,8 +28,8 @@ def _command(arguments: list[str]) -> None:
     from jaxdrill.runs.reader import read_each
 
     text = page.build(read_each(options.runs), options.seeds or page.MOST_SEEDS)
-    write_text(options.out, text)
-    say(f"{options.out}: {len(text.encode()) / 1000:.0f} kB; open it in a browser")
+    if write_text(options.out, text):
+        say(f"{options.out}: {options.out.stat().st_size / 1000:.0f} kB; open it in a browser")
 
 
 if __name__ == "__main__":

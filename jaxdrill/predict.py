@@ -1,5 +1,6 @@
 """The command `python -m jaxdrill.predict RUN IMAGE...`: which digit an image shows, by a trained run's networks."""
 
+import io
 import json
 import os
 import sys
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxdrill.errors import Parser, RunError, UsageError, exit_code, print_error, say
+from jaxdrill.errors import Parser, RunError, UsageError, exit_code, print_error, show
+from jaxdrill.files import write_bytes
 
 BATCH, SHOWN = 500, 256  # images at a time, and at most in the picture of `--show`
 
@@ -82,9 +84,9 @@ def _print(name: str, probabilities: dict[str, np.ndarray], as_json: bool) -> No
     if as_json:
         seeds = {seed: [round(float(p), 6) for p in each] for seed, each in probabilities.items()}
         told = {"image": name, "digit": int(mean.argmax()), "probabilities": [round(float(p), 6) for p in mean]}
-        return print(json.dumps(told | {"seeds": seeds}))
+        return show(json.dumps(told | {"seeds": seeds}))
     answers = [f"seed {seed}: {each.argmax()} {100 * each.max():.1f} %" for seed, each in probabilities.items()]
-    say(f"{name}: {mean.argmax()} {100 * mean.max():.1f} %" + (f" ({', '.join(answers)})" if len(answers) > 1 else ""))
+    show(f"{name}: {mean.argmax()} {100 * mean.max():.1f} %" + (f" ({', '.join(answers)})" if len(answers) > 1 else ""))
 
 
 def _show(file: Path, seen: Sequence[np.ndarray]) -> None:
@@ -97,7 +99,8 @@ def _show(file: Path, seen: Sequence[np.ndarray]) -> None:
     sheet.reshape(-1, 30, 30)[: len(seen), 1:-1, 1:-1] = seen
     pixels = sheet.transpose(0, 2, 1, 3).reshape(rows * 30, columns * 30).repeat(4, 0).repeat(4, 1)
     try:
-        Image.fromarray(pixels).save(file, "PNG")
+        Image.fromarray(pixels).save(content := io.BytesIO(), "PNG")
+        write_bytes(file, content.getvalue())
     except OSError as error:
         raise UsageError(f"--show {file} cannot be written ({error.strerror or error})") from error
 

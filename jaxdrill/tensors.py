@@ -73,7 +73,7 @@ def read_npz(path: Path) -> Arrays:
     """The arrays of an npz file.
 
     Raises:
-        FileNotFoundError: it is missing.
+        FileNotFoundError, NotADirectoryError, PermissionError: it is missing, or this user may not read it.
         ValueError: it cannot be read, or would unpack to more than LARGEST bytes.
     """
     try:
@@ -86,7 +86,7 @@ def read_npz(path: Path) -> Arrays:
         if others := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:  # NumPy gives bytes
             raise ValueError(f"{others[0]} is not an array")
         return arrays
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         raise
     except Exception as error:  # zipfile and NumPy name no common type for what a damaged file can do
         raise ValueError(f"{path.name} cannot be read ({getattr(error, 'strerror', None) or error})") from error

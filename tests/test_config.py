@@ -251,3 +251,28 @@ def test_unknown_step_and_missing_file(tmp_path):
         config.load("4_adm")
     with pytest.raises(UsageError, match=r"there is no recipe .*none\.toml"):
         config.load(str(tmp_path / "none.toml"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\xef\xbb\xbf" + TINY.encode(), TINY.replace("\n", "\r\n").encode(),
+     b"\xef\xbb\xbf" + TINY.replace("\n", "\r\n").encode()],
+)  # fmt: skip
+def test_a_recipe_as_windows_writes_it(content, tmp_path):
+    for name, text in (("plain", TINY.encode()), ("windows", content)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.toml").write_bytes(text)
+    assert config.load(f"{tmp_path}/windows/mine.toml") == config.load(f"{tmp_path}/plain/mine.toml")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "wrong"),
+    [("utf-16", "is encoded in UTF-16"), ("utf-32", "is encoded in UTF-32"),
+     ("utf-16-le", "contains zero bytes, as UTF-16 does"), ("utf-16-be", "contains zero bytes, as UTF-16 does"),
+     ("latin-1", "is not encoded in UTF-8: line 2 has the byte 0xe9")],
+)  # fmt: skip
+def test_a_recipe_in_another_encoding(encoding, wrong, tmp_path):
+    (tmp_path / "mine.toml").write_bytes(('extends = "step_5"\ngoal = "caf\xe9"\n').encode(encoding))
+    with pytest.raises(UsageError) as error:
+        config.load(f"{tmp_path}/mine.toml")
+    assert f"{error.value}" == f"{tmp_path}/mine.toml {wrong}. Save it as UTF-8."

@@ -11,11 +11,13 @@ from jaxdrill.deploy.trained import Trained
 from jaxdrill.files import write_bytes
 from jaxdrill.nn import network
 from jaxdrill.runs.weights import read_weights
+from jaxdrill.training import backend
 from jaxdrill.training.augmentation import normalize
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
+@backend.single_precision()
 def write(file: Path, trained: Trained) -> None:
     """From images uint8[N, 28, 28], 0..255, to logits float32[N, 10]. The weights are constants in the program; batch
     norms are kept in it, as compilers fold constants."""

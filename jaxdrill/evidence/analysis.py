@@ -22,7 +22,7 @@ DISPUTED = [947, 1621, 1901, 2130, 2462, 2597, 2654, 3520, 3558, 5937, 6651, 678
 
 def notebook(name: str, epochs: int) -> list[float]:
     """The test accuracies that the original notebook of a step printed, of as many epochs; none if it has none."""
-    table = tomllib.loads((recipe_folder() / "notebook_results.toml").read_text())
+    table = tomllib.loads((recipe_folder() / "notebook_results.toml").read_text("utf-8"))
     return [percent / 100 for percent in table.get(name, [])[:epochs]]
 
 

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from jaxdrill.errors import printable
-from jaxdrill.evidence import pictures, plots, prose, tables
+from jaxdrill.evidence import pictures, prose, tables
 from jaxdrill.evidence.analysis import group_runs
 from jaxdrill.runs.reader import Run, read_all
 
@@ -19,6 +19,8 @@ def render(runs: Sequence[Run], detect: float | None = None) -> tuple[str, str]:
 
     `detect` is a difference in percentage points for which the report says how many seeds detect it.
     """
+    from jaxdrill.evidence import plots  # here, because training imports this module and needs no Matplotlib
+
     parts = [
         {
             "analyses": analyses,

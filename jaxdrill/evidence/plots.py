@@ -6,13 +6,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from jaxdrill.evidence.analysis import Analysis, notebook
+from jaxdrill.evidence.drawing import Axes, Figure, MaxNLocator, default_settings
 from jaxdrill.evidence.statistics import TARGET
 
 # Stand-ins that become the page's CSS variables, so that a drawing follows light and dark mode.
@@ -108,7 +105,7 @@ def schedules(analyses: Sequence[Analysis]) -> str:
 
 def _svg(draw: Callable[[Axes], object], name: str, width: float = 4.6, height: float = 3.0) -> str:
     """The drawing as an `svg` element: text stays text, no date, and no ids but those that it uses itself."""
-    with matplotlib.rc_context(SETTINGS | {"svg.hashsalt": name}):
+    with default_settings(SETTINGS | {"svg.hashsalt": name}):
         figure = Figure(figsize=(width, height), layout="constrained")
         draw(figure.add_subplot())
         file = io.StringIO()

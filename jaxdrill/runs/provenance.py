@@ -1,5 +1,6 @@
 """What made a run: versions, devices, processor, commit; and what decides its bits."""
 
+import os
 import platform
 import re
 import subprocess
@@ -107,8 +108,8 @@ def git_commit(package: Path) -> str | None:
     """The commit of this code, `-dirty` if it was changed since, if the package stands in a repository of its own."""
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=package, capture_output=True, text=True, timeout=10)
-        return done.stdout.strip()
+        done = subprocess.run(["git", *arguments], cwd=package, capture_output=True, timeout=10)
+        return os.fsdecode(done.stdout).strip()
 
     try:
         top = git("rev-parse", "--show-toplevel")
@@ -136,6 +137,6 @@ def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
+    except (OSError, ValueError, StopIteration):
         model = platform.processor() or platform.machine()
     return f"{model}, {backend.cores()} cores"

@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 from jaxdrill import tensors
 from jaxdrill.config import from_file
 from jaxdrill.errors import RunError, UsageError, print_error
-from jaxdrill.files import remove_leftovers
+from jaxdrill.files import remove_stale_temporaries
 from jaxdrill.recipe import Config
 from jaxdrill.runs import checkpoints, folder, provenance
 from jaxdrill.runs.checkpoints import Checkpoint
@@ -44,6 +44,11 @@ def _read_run(
 ) -> tuple[Rows, dict[str, Any], dict[int, Checkpoint]]:
     """As `open_run`, in process 0."""
     config_file = workdir / "config.json"
+    if not is_run(workdir) and (others := [name for name in folder.NAMES if (workdir / name).exists()]):
+        raise UsageError(
+            f"{workdir} is not a run folder, but holds {others[0]}, which training would replace. "
+            "Choose another --workdir."
+        )
     try:
         previous = folder.read_metadata(workdir) if (workdir / "run.json").exists() else {}
         if config_file.exists():
@@ -102,7 +107,8 @@ def locked(workdir: Path) -> Iterator[None]:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
             lock.acquire()
-            remove_leftovers(workdir)
+            groups = workdir.glob("checkpoints/seed*")
+            remove_stale_temporaries((workdir, workdir / "predictions", workdir / "weights", *groups))
         except Timeout as error:
             what = f"another process is training into {workdir}; wait for it, or choose another --workdir"
             raise RunError(what) from error
@@ -118,16 +124,18 @@ def locked(workdir: Path) -> Iterator[None]:
 
 
 def set_aside(workdir: Path) -> None:
-    """Gives the folder of a run another name, `NAME.old_1` or the next that is free, so that it can begin afresh.
+    """Rename a run folder to `NAME.old_1`, or the next number that is free, so that its run can start over.
+
+    Nothing is deleted. A folder that is missing or holds only the lock stays as it is.
 
     Raises:
-        UsageError: it is not the folder of a run.
+        UsageError: it is not a run folder.
         RunError: another process is training into it, or it cannot be renamed.
     """
-    if not workdir.exists():
+    if not workdir.exists() or all(path.name == ".lock" for path in workdir.iterdir()):
         return
-    if not any((workdir / name).exists() for name in ("config.json", "checkpoints", ".lock")):
-        raise UsageError(f"--restart sets run folders aside, and {workdir} is none; choose another --workdir")
+    if not is_run(workdir):
+        raise UsageError(f"{workdir} is not a run folder, so --restart does not rename it. Choose another --workdir.")
     with locked(workdir):
         number, whole = 1, workdir.absolute()
         while (aside := whole.with_name(f"{whole.name}.old_{number}")).exists():
@@ -137,3 +145,13 @@ def set_aside(workdir: Path) -> None:
         except OSError as error:
             raise RunError(f"{workdir} cannot be renamed to {aside.name} ({error.strerror})") from error
     print_error(f"{workdir} is now {aside}")
+
+
+def is_run(folder: Path) -> bool:
+    """Return True if a folder holds a file that only jaxdrill writes: a checkpoint, or `config.json` with a recipe."""
+    if any(folder.glob("checkpoints/seed*/step_*.safetensors")):
+        return True
+    try:
+        return bool(from_file(folder / "config.json"))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, UsageError):
+        return False

@@ -24,6 +24,7 @@ from jaxdrill.training import backend, devices, processes
 from jaxdrill.training.program import Program
 
 
+@backend.single_precision()
 def train(
     config: Config,
     workdir: Path | None,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from jaxdrill.errors import LOGGER, Stopped, print_error
+from jaxdrill.errors import LOGGER, Stopped, print_error, write
 from jaxdrill.training import processes
 
 
@@ -50,7 +50,7 @@ def stop_on_signal() -> Iterator[StopRequest]:
     def note(number: int, _: Any) -> None:
         request.signal_number = number
         if LOGGER.isEnabledFor(logging.WARNING):
-            print(file=sys.stderr)  # The cursor may be behind a terminal's ^C or the progress bar.
+            write(sys.stderr, "\n")  # The cursor may be behind a terminal's ^C or the progress bar.
         print_error("stopping soon; once more to stop at once")
         restore()
 

@@ -78,7 +78,9 @@ def _misfit(weights: Weights, layers: Sequence[Layer]) -> str | None:
     import jax
 
     from jaxdrill.nn import network
+    from jaxdrill.training import backend
 
+    backend.at_hand()  # else JAX fails with a traceback where its platform is missing
     expected = jax.eval_shape(lambda: network.named_weights(*network.init(layers, jax.random.key(0))))
     for name in [*expected, *weights]:
         if name not in weights:
@@ -128,8 +130,10 @@ def load(run: Path, seed: int | None = None) -> Predict:
     """
     import jax
 
+    from jaxdrill.training import backend
+
     logits = load_logits(find(run, seed))
-    return lambda images: np.asarray(jax.nn.softmax(logits(images)))
+    return backend.single_precision()(lambda images: np.asarray(jax.nn.softmax(logits(images))))
 
 
 def load_logits(file: Path) -> Predict:
@@ -137,11 +141,13 @@ def load_logits(file: Path) -> Predict:
     import jax
 
     from jaxdrill.nn import network
+    from jaxdrill.training import backend
     from jaxdrill.training.augmentation import normalize
 
     weights, config = read_weights(file)
     graph, (params, batch_stats) = network.make_graph(config.network), network.from_named_weights(weights)
 
+    @backend.single_precision()
     def logits(images: Any) -> np.ndarray:
         images = np.asarray(images)
         if images.dtype != np.uint8 or images.shape[1:] not in ((28, 28), (28, 28, 1)):

@@ -3,10 +3,11 @@
 import contextlib
 import ctypes
 import hashlib
+import importlib
 import os
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ def set_up(activation_bytes: int) -> None:
     """
     make_cores_devices()
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore
-        with contextlib.suppress(OSError):  # a folder that cannot be written: every start compiles
+        # A folder that cannot be written, or no home folder: every start compiles.
+        with contextlib.suppress(OSError, RuntimeError):
             (folder := _cache_folder()).mkdir(parents=True, exist_ok=True)
             jax.config.update("jax_compilation_cache_dir", str(folder))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
@@ -84,24 +86,36 @@ def _cache_folder() -> Path:
     """A folder for this kind of processor: a program for another one could stop at an unknown instruction."""
     try:
         flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
-    except (OSError, StopIteration):
+    except (OSError, ValueError, StopIteration):
         flags = platform.processor()
     kind = hashlib.sha256(flags.encode()).hexdigest()[:12]
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxdrill" / f"xla_{kind}"
 
 
+@contextlib.contextmanager
+def single_precision() -> Iterator[None]:
+    """Trace and run programs with the same bits whether or not JAX_ENABLE_X64 is set. Also a decorator."""
+    if hasattr(jax, "enable_x64"):
+        context = jax.enable_x64(False)
+    else:  # before jax 0.8
+        context = importlib.import_module("jax.experimental").disable_x64()
+    with context:
+        yield
+
+
 def at_hand() -> Sequence[Any]:
-    """The devices of the backend in use.
+    """Return the devices of the backend in use.
 
     Raises:
-        RunError: there are none of the platform that was asked for, or another process holds them.
+        RunError: there is no device of the requested platform, or another process uses the devices.
     """
     try:
         return jax.devices()
     except (RuntimeError, AssertionError) as error:  # without a plugin for GPUs JAX only asserts
-        platforms = jax.config.jax_platforms  # type: ignore
-        if "already in use" in f"{error}" or "lockfile" in f"{error}":
-            what = f"another process holds the TPU; end it ({error})"
+        reason = f"{error}".strip().rstrip(".") or "no plugin for it is installed"
+        if "already in use" in reason or "lockfile" in reason:
+            what = f"Another process uses the TPU ({reason}). End that process"
         else:
-            what = f"no {platforms} device can be used ({error})"
-        raise RunError(f"{what}, or set JAX_PLATFORMS=cpu") from error
+            platform = jax.config.jax_platforms or "of this machine"  # type: ignore
+            what = f"JAX cannot use the platform {platform}: {reason}. Install JAX for that platform"
+        raise RunError(f"{what}, or set JAX_PLATFORMS=cpu.") from error

@@ -18,7 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
-from jaxdrill.errors import RunError, Stopped, UsageError, exit_code, print_error
+from jaxdrill.errors import RunError, Stopped, UsageError, exit_code, flush, print_error
 from jaxdrill.training import backend
 
 JOIN_SECONDS = 120  # in which all processes must have started
@@ -117,8 +117,7 @@ def _leave(code: int) -> None:
     """Ends the process without waiting for the others, as `jax.distributed` does at a normal end."""
     if is_first():
         time.sleep(1)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    flush()
     os._exit(code)
 
 

@@ -1,7 +1,13 @@
 """The drawings as SVG text."""
 
+import os
 import re
+import subprocess
+import sys
 
+import matplotlib
+import pytest
+from conftest import ROOT
 from runs_on_disk import BETTER, CURVES, write_run
 
 from jaxdrill.evidence import plots
@@ -54,3 +60,50 @@ def test_a_schedule_that_reaches_zero(tmp_path):
     (found,) = analyze([read(write_run(tmp_path / "run", "5", CURVES))])
     found.run.metrics["learning_rate"][:] = [0.0, 0.2, 0.1]
     assert "0.20" in plots.schedules([found])
+
+
+DRAW = """
+import sys
+from pathlib import Path
+from jaxdrill.evidence import plots
+from jaxdrill.evidence.analysis import analyze
+from jaxdrill.runs.reader import read
+found = analyze([read(Path(sys.argv[1]))])
+Path(sys.argv[2]).write_text(plots.ladder(found, 8.0) + "".join(plots.curves(found)), "utf-8")
+"""
+SETTINGS = "text.usetex: True\nsvg.fonttype: path\nfigure.dpi: 30\nfont.size: 20\nlines.linewidth: 9\n"
+
+
+@pytest.mark.parametrize(
+    ("environment", "settings"),
+    [({"MPLBACKEND": "nonsense"}, b""), ({"MPLBACKEND": "module://matplotlib_inline.backend_inline"}, b""),
+     ({}, SETTINGS.encode()), ({}, b"no settings\nbackend: nonsense\n"), ({}, b"text.usetex: \xe9"),
+     ({"MATPLOTLIBRC": "elsewhere"}, SETTINGS.encode())],
+    ids=["wrong backend", "notebook's backend", "settings", "wrong settings", "not UTF-8", "MATPLOTLIBRC"],
+)  # fmt: skip
+def test_drawings_do_not_depend_on_the_environment(environment, settings, tmp_path):
+    run = write_run(tmp_path / "run", "5", BETTER)
+    found = analyze([read(run)])
+    folder = tmp_path / environment.get("MATPLOTLIBRC", "")
+    folder.mkdir(exist_ok=True)
+    (folder / "matplotlibrc").write_bytes(settings)
+    out = tmp_path / "out.svg"
+    done = subprocess.run([sys.executable, "-c", DRAW, run, out], cwd=tmp_path, capture_output=True, text=True,
+                          env=os.environ | {"PYTHONPATH": f"{ROOT}"} | environment)  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert out.read_text("utf-8") == plots.ladder(found, 8.0) + "".join(plots.curves(found))
+
+
+def test_drawings_neither_use_nor_change_the_settings_of_the_process(tmp_path):
+    found = analyze([read(write_run(tmp_path / "run", "5", BETTER))])
+    expected = plots.curves(found)
+    with matplotlib.rc_context({"text.usetex": True, "lines.linewidth": 9, "backend": "pdf", "figure.dpi": 30}):
+        before = dict(matplotlib.rcParams.copy())
+        assert plots.curves(found) == expected
+        assert dict(matplotlib.rcParams.copy()) == before
+
+
+def test_the_summary_of_a_training_needs_no_drawings():
+    code = "import sys, jaxdrill.evidence.page; print([name for name in sys.modules if 'matplotlib' in name])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

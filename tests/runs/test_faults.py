@@ -135,13 +135,44 @@ def test_restart_keeps_the_old_folder(copy, command, capsys):
 
 
 @few
-def test_restart_of_what_is_no_run_touches_nothing(command, tmp_path, capsys):
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("years")
-    assert command(tmp_path / "mine", "--restart") == 2
-    assert "--restart sets run folders aside, and" in capsys.readouterr().err
-    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years"
+@pytest.mark.parametrize(
+    "name", ["thesis.txt", "config.json", "checkpoints/epoch_1.pt", "checkpoints/seed_1/mine.safetensors"]
+)
+def test_restart_leaves_a_folder_that_is_not_a_run(command, tmp_path, capsys, name):
+    """Also if it has a lock, or files of other programs with the names of a run's files."""
+    mine = tmp_path / "mine"
+    file = mine / name
+    file.parent.mkdir(parents=True)
+    file.write_text("{}")
+    (mine / ".lock").touch()
+    before = contents(tmp_path)
+    assert command(mine, "--restart") == 2
+    assert capsys.readouterr().err == (
+        f"jaxdrill: {mine} is not a run folder, so --restart does not rename it. Choose another --workdir.\n"
+    )
+    assert contents(tmp_path) == before
+
+
+@few
+def test_restart_of_a_folder_without_files_begins_there(command, tmp_path):
     assert command(tmp_path / "new", "--restart", "--epochs", 1) == 0
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / ".lock").touch()
+    assert command(tmp_path / "empty", "--restart", "--epochs", 1) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "new"]
+
+
+@few
+@pytest.mark.parametrize("name", ["metrics.jsonl", "config.json", "images.npz", "weights/seed_1.safetensors"])
+def test_training_does_not_replace_files_of_other_programs(command, tmp_path, capsys, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text('{"loss": 1}')
+    assert command(tmp_path) == 2
+    assert capsys.readouterr().err == (
+        f"jaxdrill: {tmp_path} is not a run folder, but holds {name.split('/')[0]}, which training would replace. "
+        "Choose another --workdir.\n"
+    )
+    assert (tmp_path / name).read_text() == '{"loss": 1}'
 
 
 @few
@@ -185,12 +216,18 @@ def test_weights_that_are_not_finite_are_never_saved(command, tmp_path, monkeypa
 
 
 @few
-def test_leftovers_of_killed_writers_are_removed(copy, command):
-    left, own = copy / "weights" / "seed_3.safetensors.4711.tmp", copy / "notes.tmp"
-    left.write_bytes(b"half")
-    own.write_bytes(b"mine")
+def test_start_up_removes_only_temporary_files_of_jaxdrill(copy, command):
+    ours = [".jaxdrill-run.json.4711.tmp", "metrics.jsonl.4711.tmp", "weights/seed_3.safetensors.4711.tmp",
+            "weights/.jaxdrill-seed_3.safetensors.4711.tmp", "predictions/seed_12.npz.4711.tmp",
+            "checkpoints/seeds_3_to_4/step_3.safetensors.4711.tmp"]  # fmt: skip
+    users = ["notes.tmp", "notes.2024.tmp", "weights/mine.2024.tmp", "seed_3.pdf.1.tmp", "notes/run.json.4711.tmp",
+             "notes/.jaxdrill-run.json.4711.tmp", "x.jaxdrill-run.json.4711.tmp", ".jaxdrill-notes.tmp"]  # fmt: skip
+    (copy / "notes").mkdir()
+    for name in ours + users:
+        (copy / name).write_text(name)
     assert command(*both(copy)) == 0
-    assert not left.exists() and own.exists()
+    assert [name for name in ours if (copy / name).exists()] == []
+    assert {name: (copy / name).read_text() for name in users} == dict(zip(users, users, strict=True))
 
 
 @few

@@ -132,18 +132,27 @@ def test_a_device_out_of_memory_is_one_line_with_what_fits(device, seeds, lower,
 
 
 @pytest.mark.parametrize(
-    ("error", "line"),
-    [(RuntimeError("ABORTED: The TPU is already in use by process with pid 7."), "another process holds .*pid 7"),
-     (AssertionError(), "no .* device can be used.*JAX_PLATFORMS=cpu"),
-     (RuntimeError("Unable to initialize backend 'tpu'"), "device can be used.*'tpu'")],
+    ("platform", "error", "line"),
+    [("", RuntimeError("ABORTED: The TPU is already in use by process with pid 7."),
+      "Another process uses the TPU (ABORTED: The TPU is already in use by process with pid 7). End that process"),
+     ("cuda", AssertionError(), "JAX cannot use the platform cuda: no plugin for it is installed. "
+      "Install JAX for that platform"),
+     ("", RuntimeError("No devices"), "JAX cannot use the platform of this machine: No devices. "
+      "Install JAX for that platform")],
 )  # fmt: skip
-def test_no_device_is_one_line(error, line, monkeypatch):
+def test_no_device_is_one_line(platform, error, line, monkeypatch):
     def refuse():
         raise error
 
     monkeypatch.setattr(jax, "devices", refuse)
-    with pytest.raises(RunError, match=line):
-        backend.at_hand()
+    before = jax.config.jax_platforms
+    jax.config.update("jax_platforms", platform)
+    try:
+        with pytest.raises(RunError) as raised:
+            backend.at_hand()
+    finally:
+        jax.config.update("jax_platforms", before)
+    assert f"{raised.value}" == f"{line}, or set JAX_PLATFORMS=cpu."
 
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda", "abacus"])

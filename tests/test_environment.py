@@ -1,0 +1,381 @@
+"""What surrounds the process: standard streams, encodings, users, files in unusual places, JAX's variables."""
+
+import io
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from conftest import ROOT, idx_bytes
+from runs_in_parts import both, without_seconds
+from runs_on_disk import BETTER, write_run, write_trained
+
+import jaxdrill
+from jaxdrill import data, errors, export, files, page, predict, report
+from jaxdrill.main import main
+from jaxdrill.runs import stopping
+from jaxdrill.tensors import digest
+from jaxdrill.tensors import read as read_tensors
+
+NOT_UTF_8 = os.fsdecode(b"caf\xe9")
+CLOSED = ["2>&-", ">&-", ">&- 2>&-", "<&- >&- 2>&-"]
+
+
+def shell(command: str, cwd: Path, *prefix: str, **environment: str) -> tuple[int, str, str]:
+    """Exit code and output of a bash command with `@X` for `python -m jaxdrill.X`."""
+    command = command.replace("@", f"{sys.executable} -m jaxdrill.")
+    done = subprocess.run([*prefix, "bash", "-c", f"set -o pipefail; {command}"], cwd=cwd, capture_output=True,
+                          env=os.environ | {"PYTHONPATH": f"{ROOT}"} | environment, timeout=300)  # fmt: skip
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+def closed_pipe() -> io.TextIOWrapper:
+    """A stream whose reader has left."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    return os.fdopen(writer, "w", buffering=1)
+
+
+def close(*streams: io.TextIOBase | None) -> None:
+    """Close streams before the garbage collector complains about what they hold."""
+    for stream in filter(None, streams):
+        with suppress(OSError):
+            stream.close()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A finished run with weights."""
+    run = write_run(tmp_path_factory.mktemp("runs") / "step_6_small", "6_small", BETTER)
+    return write_trained(run, "6_small", (1, 2, 3))
+
+
+# Streams
+
+
+@pytest.mark.parametrize("closed", CLOSED)
+@pytest.mark.parametrize(("arguments", "code"), [("--step 5 --help", 0), ("--step 5 --dry-run", 0), ("--step 7", 2)])
+def test_a_command_with_closed_streams(closed, arguments, code, tmp_path):
+    ended, out, err = shell(f"@main {arguments} {closed}", tmp_path)
+    assert ended == code
+    assert "Traceback" not in err and "Exception" not in err
+    assert bool(out) == (code == 0 and ">&-" not in closed.replace("2>&-", ""))
+
+
+@pytest.mark.parametrize("arguments", ["--step 5 --help", "--step 5 --dry-run", "--step all --dry-run"])
+def test_a_reader_that_leaves(arguments, tmp_path):
+    code, out, err = shell(f"@main {arguments} | head -1", tmp_path)
+    assert (code, out.count("\n"), err) == (0, 1, "")
+
+
+def test_results_that_find_no_space(tmp_path):
+    assert shell("@main --step 5 --dry-run > /dev/full", tmp_path) == (
+        1, "", "jaxdrill: The output cannot be written: No space left on device.\n"
+    )  # fmt: skip
+    assert shell("@main --step 5 --help > /dev/full", tmp_path) == (0, "", "")
+
+
+def test_files_do_not_get_the_numbers_of_closed_streams(tmp_path):
+    """XLA writes its log to number 2, whatever file that is."""
+    code = "import os; from jaxdrill.errors import exit_code\n"
+    code += "exit_code(lambda: os.write(os.open('file', os.O_RDWR | os.O_CREAT), b'content') and None)\n"
+    code += "os.write(1, b'to 1'), os.write(2, b'to 2')"
+    for closed in CLOSED:
+        assert shell(f'{sys.executable} -c "{code}" {closed}', tmp_path)[0] == 0
+        assert (tmp_path / "file").read_bytes() == b"content"
+        (tmp_path / "file").unlink()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_characters_that_cannot_be_encoded_are_escaped(encoding, monkeypatch):
+    stream = io.TextIOWrapper(content := io.BytesIO(), encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "stderr", stream)
+    errors.say("99.4 ± 0.1", "†")
+    errors.print_error("a → b")
+    shown = {"ascii": b"99.4 \\xb1 0.1\n\\u2020\njaxdrill: a \\u2192 b\n",
+             "latin-1": b"99.4 \xb1 0.1\n\\u2020\njaxdrill: a \\u2192 b\n",
+             "utf-8": "99.4 ± 0.1\n†\njaxdrill: a → b\n".encode()}  # fmt: skip
+    assert content.getvalue() == shown[encoding]
+
+
+@pytest.mark.parametrize("stream", ["closed pipe", "full disk", "closed", "none", "ascii"])
+def test_no_stream_ends_a_training(stream, few_digits, tiny_recipe, tmp_path, monkeypatch, finished):
+    """All epochs of both seeds are trained, and the summary's ± is printed."""
+    streams = {"closed pipe": closed_pipe, "full disk": lambda: os.fdopen(os.open("/dev/full", os.O_WRONLY), "w"),
+               "none": lambda: None, "closed": io.StringIO,
+               "ascii": lambda: io.TextIOWrapper(io.BytesIO(), "ascii")}  # fmt: skip
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, streams[stream]())
+        if stream == "closed":
+            getattr(sys, name).close()
+    flags = ["--step", tiny_recipe, "--workdir", *both(tmp_path / "run")]
+    assert main([str(flag) for flag in flags]) == 0
+    close(sys.stdout, sys.stderr)
+    assert without_seconds(tmp_path / "run") == without_seconds(finished)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-", "| head -1", "> /dev/full", ""])
+def test_a_training_whose_output_is_lost(closed, tiny_recipe, tmp_path):
+    """Also in a locale of ASCII, where the summary's ± has no character."""
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+    code, out, err = shell(f"@main --step {tiny_recipe} --seeds 2 {closed}", tmp_path, **ascii_only)
+    assert (code, err) == (0, "")
+    assert closed or "\\xb1" in out
+    rows = (tmp_path / "runs" / "tiny_digits" / "metrics.jsonl").read_text().splitlines()
+    assert [(row["seed"], row["epoch"]) for row in map(json.loads, rows)] == [(1, 0), (1, 1), (2, 0), (2, 1)]
+
+
+def test_predict_ends_when_its_reader_leaves(trained, tmp_path, monkeypatch, capsys):
+    (tmp_path / "images").write_bytes(idx_bytes(np.zeros((3 * predict.BATCH, 28, 28), np.uint8)))
+    monkeypatch.setattr(sys, "stdout", closed_pipe())
+    asked = []
+    monkeypatch.setattr(predict, "_print", lambda *given, shown=predict._print: (asked.append(given), shown(*given)))
+    assert predict.main([str(trained), str(tmp_path / "images")]) == 0
+    close(sys.stdout)
+    assert len(asked) == 1 and capsys.readouterr().err == ""
+
+
+@pytest.mark.slow
+def test_predict_into_head(trained, tmp_path):
+    (tmp_path / "images").write_bytes(idx_bytes(np.zeros((20_000, 28, 28), np.uint8)))
+    code, out, err = shell(f"@predict {trained} images | head -1", tmp_path)
+    assert (code, out.count("\n"), err) == (0, 1, "")
+    assert shell(f"@predict {trained} images > /dev/full", tmp_path) == (
+        1, "", "jaxdrill: The output cannot be written: No space left on device.\n"
+    )  # fmt: skip
+
+
+def test_a_signal_while_stderr_is_closed(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", closed_pipe())
+    with stopping.stop_on_signal() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.signal_number == signal.SIGTERM
+    close(sys.stderr)
+
+
+@pytest.mark.parametrize("module", ["main", "main check", "report", "predict", "page", "export"])
+def test_help_has_no_colors(module, tmp_path):
+    """Python 3.14 colors argparse's help if FORCE_COLOR is set."""
+    code, out, _ = shell(f"@{module} --help", tmp_path, FORCE_COLOR="1", JAX_PLATFORMS="cpu")
+    assert code == 0 and "\x1b" not in out and "\\x1b" not in out
+    assert errors.Parser().color is False
+
+
+# Users and folders
+
+
+@pytest.fixture
+def nobody(tmp_path) -> list[str]:
+    """A command that runs another as a user without an entry in /etc/passwd, who may read all files."""
+    variables = ["env", "-i", f"PATH={os.environ['PATH']}", f"PYTHONPATH={ROOT}"]
+    command = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups", "--inh-caps=+dac_read_search",
+               "--ambient-caps=+dac_read_search", *variables]  # fmt: skip
+    if not shutil.which("setpriv") or subprocess.run([*command, "true"], capture_output=True).returncode:
+        pytest.skip("only root can become another user")
+    os.chown(tmp_path, 54321, 54321)
+    return command
+
+
+@pytest.mark.parametrize("home", [[], ["HOME=/nonexistent"], ["HOME=/dev/null"]])
+def test_data_without_a_home(nobody, home, tmp_path):
+    code = "from jaxdrill import data; from jaxdrill.errors import exit_code\n"
+    code += "exit_code(lambda: print(data.load('auto', offline=True).name))"
+    done = subprocess.run([*nobody, *home, sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    cache = "a cache (there is no home folder)" if not home else f"the cache {home[0][5:]}/tensorflow_datasets"
+    assert done.stdout == "digits\n"
+    assert done.stderr.startswith(f"jaxdrill: warning: mnist is not in {cache}, and --offline forbids a download: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_dataset_is_fetched_without_a_cache(small_files, monkeypatch, capsys):
+    """Into a temporary folder, which is removed."""
+    import tensorflow_datasets as tfds
+
+    folders = []
+
+    class Manager:
+        def __init__(self, download_dir, **_):
+            folders.append(download_dir)
+
+        def download(self, urls):
+            return {key: shutil.copy(small_files / data.FILES[key], folders[0]) for key in urls}
+
+    monkeypatch.setattr(tfds.download, "DownloadManager", Manager)
+    monkeypatch.setattr(data, "assert_reachable", lambda url: None)
+    monkeypatch.setenv("TFDS_DATA_DIR", "/dev/null/cache")
+    assert len(data.load("mnist").test_labels) == 20
+    assert not Path(folders[0]).exists() and capsys.readouterr().err == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("home", [[], ["HOME=/nonexistent"]])
+def test_commands_without_a_home(nobody, home, tiny_recipe, trained, tmp_path):
+    commands = [["main", "--step", f"{tiny_recipe}", "--workdir", "run"], ["report", "run"], ["page", "run"],
+                ["export", "run", "--to", "safetensors"]]  # fmt: skip
+    for command in commands:
+        done = subprocess.run([*nobody, *home, sys.executable, "-m", f"jaxdrill.{command[0]}", *command[1:]],
+                              cwd=tmp_path, capture_output=True, text=True)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert all(line.startswith("jaxdrill: ") for line in done.stderr.splitlines()), done.stderr
+    assert {"page.html", "run", "run_seed_1.safetensors"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_folders_whose_names_are_not_utf_8(finished, tmp_path, capsys):
+    """Two runs of one recipe, so that the page names their folders; one has a single seed, so that the report does."""
+    folder = tmp_path / NOT_UTF_8
+    for name in ("one", "two"):
+        shutil.copytree(finished, folder / name)
+    run = json.loads((folder / "one" / "run.json").read_text())
+    (folder / "one" / "run.json").write_text(json.dumps(run | {"command": ["python", "--workdir", f"{folder}"]}))
+    (folder / "one" / "images.npz").unlink()
+    assert report.main([f"{folder / 'one'}"]) == 0
+    assert page.main([f"{folder / 'one'}", f"{folder / 'two'}", "--out", f"{folder / 'page.html'}"]) == 0
+    assert export.main([f"{folder / 'one'}", "--to", "safetensors", "--out", f"{folder / 'x.safetensors'}"]) == 0
+    assert main(["check", f"{folder / 'one'}", "--min-accuracy", "1"]) == 3
+    said = capsys.readouterr()
+    assert f"{tmp_path}/caf\\udce9/one/report.html and {tmp_path}/caf\\udce9/one/report.md\n" in said.out
+    assert f"{tmp_path}/caf\\udce9/page.html: " in said.out and "Traceback" not in said.err
+    assert "caf\\udce9" in (folder / "one" / "report.html").read_text("utf-8")
+    assert "caf\\udce9" in (folder / "page.html").read_text("utf-8")
+
+
+def test_training_into_a_folder_whose_name_is_not_utf_8(few_digits, tiny_recipe, finished, tmp_path, capsys):
+    run = tmp_path / NOT_UTF_8
+    for _ in range(2):
+        assert main([f"{flag}" for flag in ("--step", tiny_recipe, "--workdir", *both(run))]) == 0
+        assert capsys.readouterr().out.endswith(f"report: python -m jaxdrill.report '{tmp_path}/caf\\udce9'\n")
+    assert without_seconds(run) == without_seconds(finished)
+    assert report.main([f"{run}"]) == 0
+
+
+# Output files
+
+
+def test_a_symbolic_link_stays_and_its_target_is_replaced(tmp_path):
+    (tmp_path / "target").write_text("old")
+    (tmp_path / "target").chmod(0o640)
+    (tmp_path / "link").symlink_to("target")
+    (tmp_path / "second").symlink_to("link")
+    (tmp_path / "dangling").symlink_to("new/target")
+    assert files.write_text(tmp_path / "second", "new") and files.write_text(tmp_path / "dangling", "other")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "second").is_symlink()
+    assert (tmp_path / "target").read_text() == "new" and (tmp_path / "new" / "target").read_text() == "other"
+    assert stat.S_IMODE((tmp_path / "target").stat().st_mode) == 0o640
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["dangling", "link", "new", "second", "target"]
+
+
+def test_a_file_keeps_its_owner(tmp_path):
+    if os.getuid():
+        pytest.skip("only root can write files of other users")
+    (tmp_path / "file").write_text("old")
+    os.chown(tmp_path / "file", 54321, 54322)
+    files.write_text(tmp_path / "file", "new")
+    kept = (tmp_path / "file").stat()
+    assert (kept.st_uid, kept.st_gid, (tmp_path / "file").read_text()) == (54321, 54322, "new")
+
+
+def test_a_pipe_is_written_into(trained, tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe")
+    received = []
+    for write in (page.main, export.main):
+        reader = threading.Thread(target=lambda: received.append((tmp_path / "pipe").read_bytes()))
+        reader.start()
+        more = ["--to", "safetensors"] if write is export.main else []
+        assert write([f"{trained}", "--out", f"{tmp_path / 'pipe'}", *more]) == 0
+        reader.join()
+        assert (tmp_path / "pipe").is_fifo()
+        assert write([f"{trained}", "--out", f"{tmp_path / 'file'}", *more]) == 0
+        assert (tmp_path / "file").read_bytes() == received[-1] != b""
+    assert capsys.readouterr().out.count("\n") == 2, "only of the files"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "pipe"]
+
+
+def test_the_picture_of_predict_follows_a_link(trained, tmp_path):
+    (tmp_path / "images").write_bytes(idx_bytes(np.zeros((2, 28, 28), np.uint8)))
+    (tmp_path / "link.png").symlink_to("target.png")
+    assert predict.main([f"{trained}", f"{tmp_path / 'images'}", "--show", f"{tmp_path / 'link.png'}"]) == 0
+    assert (tmp_path / "link.png").is_symlink() and (tmp_path / "target.png").read_bytes()[:4] == b"\x89PNG"
+    assert predict.main([f"{trained}", f"{tmp_path / 'images'}", "--show", f"{tmp_path}"]) == 2
+
+
+def test_a_device_is_never_replaced(tmp_path):
+    try:
+        os.mknod(tmp_path / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        (tmp_path / "null").write_bytes(b"x")
+    except OSError:
+        pytest.skip("only root can make a device")
+    (tmp_path / "link").symlink_to("null")
+    for name in ("null", "link"):
+        assert not files.write_bytes(tmp_path / name, b"content")
+    assert (tmp_path / "null").is_char_device() and (tmp_path / "link").is_symlink()
+
+
+def test_standard_output_as_a_file(tmp_path):
+    """What came before and comes after stays, in a pipe and in a file; a reader that leaves is no error."""
+    code = (
+        "from pathlib import Path; from jaxdrill.errors import exit_code, say; from jaxdrill.files import write_text\n"
+    )
+    code += "exit_code(lambda: (say('before'), write_text(Path('/dev/stdout'), 'x' * 99999 + chr(10)), say('after')))"
+    command = f'{sys.executable} -c "{code}"'
+    expected = "before\n" + "x" * 99999 + "\nafter\n"
+    assert shell(f"{command} | cat", tmp_path) == (0, expected, "")
+    assert shell(f"{{ echo first; {command}; echo last; }} > file", tmp_path) == (0, "", "")
+    assert (tmp_path / "file").read_text() == f"first\n{expected}last\n"
+    assert shell(f"{command} | head -1", tmp_path) == (0, "before\n", "")
+
+
+# JAX's variables
+
+
+def test_64_bits_change_nothing(few_digits, tiny_recipe, finished, tmp_path, digits):
+    predicted = {}
+    for wide in (False, True):
+        jax.config.update("jax_enable_x64", wide)
+        try:
+            folder = tmp_path / f"{wide}"
+            predicted[wide] = jaxdrill.load(finished, 3)(digits.test_images[:50, ..., 0])
+            export.export(finished, "stablehlo", 3, folder / "program")
+            jaxdrill.write_report([finished], folder)
+            if wide:
+                assert main([f"{flag}" for flag in ("--step", tiny_recipe, "--workdir", *both(folder / "run"))]) == 0
+            assert jax.numpy.ones(1).dtype == (np.float64 if wide else np.float32), "the caller's setting stays"
+        finally:
+            jax.config.update("jax_enable_x64", False)
+    assert predicted[True].dtype == np.float32 and np.array_equal(predicted[True], predicted[False])
+    for name in ("program", "report.html", "report.md"):
+        assert (tmp_path / "True" / name).read_bytes() == (tmp_path / "False" / name).read_bytes()
+    trained = tmp_path / "True" / "run"
+    assert without_seconds(trained) == without_seconds(finished)
+    for name in ("weights/seed_3.safetensors", "weights/seed_4.safetensors"):
+        assert digest(read_tensors(trained / name)[0], {}) == digest(read_tensors(finished / name)[0], {})
+
+
+@pytest.mark.slow
+def test_64_bits_from_the_environment(tiny_recipe, tmp_path):
+    for bits in "01":
+        command = f"@main --step {tiny_recipe} --workdir run_{bits}"
+        assert shell(command, tmp_path, JAX_ENABLE_X64=bits)[::2] == (0, "")
+    assert without_seconds(tmp_path / "run_1") == without_seconds(tmp_path / "run_0")
+    files = [tmp_path / f"run_{bits}" / "weights" / "seed_1.safetensors" for bits in "01"]
+    assert len({digest(read_tensors(file)[0], {}) for file in files}) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["predict {} image", "export {} --to safetensors", "report {}", "page {}"])
+def test_other_commands_without_the_requested_platform(command, trained, tmp_path):
+    (tmp_path / "image").write_bytes(idx_bytes(np.zeros((1, 28, 28), np.uint8)))
+    code, _, err = shell(f"@{command.format(trained)}", tmp_path, JAX_PLATFORMS="cuda")
+    reason = "no plugin for it is installed. Install JAX for that platform, or set JAX_PLATFORMS=cpu."
+    assert (code, err) == (1, f"jaxdrill: JAX cannot use the platform cuda: {reason}\n")
