@@ -6,7 +6,7 @@ This module must not import JAX: `--help` and `--dry-run` of a wrong recipe answ
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,7 +18,7 @@ from jaxdrill.errors import UsageError, nearest, print_error
 from jaxdrill.files import read_bytes, read_json
 from jaxdrill.nn.layers import KINDS, Conv
 from jaxdrill.recipe import Config
-from jaxdrill.schema import Table, explain, parse_text
+from jaxdrill.schema import Table, conditions, explain, parse_text
 
 LARGEST = 2**16  # bytes of a recipe
 MOST_DOTS = 1000  # in it: tomllib takes the square of a key's parts in memory
@@ -57,23 +57,95 @@ def drill_order(extends: Mapping[str, str]) -> list[str]:
 
 
 def load(step: str, flags: Mapping[str, str] = MappingProxyType({})) -> Config:
-    """Reads a built-in step (`5` or `step_5`) or a recipe file (`mine.toml`); `flags` maps dotted names to text.
+    """Read a built-in step (`5` or `step_5`) or a recipe file (`mine.toml`), and print warnings about it.
+
+    Args:
+        step: the name of the step, or the path of the file.
+        flags: the values to override, as text by dotted name.
+
+    Raises:
+        UsageError: what is wrong, where, and what is allowed; or a flag has no effect.
+    """
+    config, path = resolve(step, flags), _find(step)
+    _check_effects([config], flags)
+    last = [layer for layer in config.network if isinstance(layer, Conv)][-1:]
+    if last and last[0].relu:
+        print_error(f"warning: {path}: the last convolution has relu = true, so no logit is below 0")
+    given = {flag.partition(".")[0] for flag in flags}
+    own = {key: value for key, value in _table(path).items() if isinstance(value, dict) and key not in given}
+    for problem in _without_effect(own, [f"{outer}.{key}" for outer in own for key in own[outer]]):
+        print_error(f"warning: {path}: {problem}")
+    return config
+
+
+def load_all(flags: Mapping[str, str] = MappingProxyType({})) -> list[Config]:
+    """Read all built-in steps.
+
+    Raises:
+        UsageError: what is wrong; or a flag has no effect in any of the steps.
+    """
+    configs = [resolve(name, flags) for name in steps()]
+    _check_effects(configs, flags)
+    return configs
+
+
+def resolve(step: str, flags: Mapping[str, str] = MappingProxyType({})) -> Config:
+    """Read a recipe as `load`, without warnings, and with flags that have no effect.
 
     Raises:
         UsageError: what is wrong, where, and what is allowed.
     """
+    path = _find(step)
+    return from_table(path.stem, _extended(path, ()), f"{path}: ", flags)
+
+
+def _find(step: str) -> Path:
+    """Return the path of a step's file.
+
+    Raises:
+        UsageError: the file does not exist.
+    """
     path = Path(step) if step.endswith(".toml") else recipe_folder() / f"step_{step.removeprefix('step_')}.toml"
-    if not path.is_file():
-        if step.endswith(".toml"):
-            raise UsageError(f"there is no recipe {step}")
-        names = [*(name.removeprefix("step_") for name in steps()), "all"]
-        close = nearest(step.removeprefix("step_"), names)
-        raise UsageError(f"there is no step {step}{close} (steps: {', '.join(names)}, or a .toml file)")
-    config = from_table(path.stem, _extended(path, ()), f"{path}: ", flags)
-    last = [layer for layer in config.network if isinstance(layer, Conv)][-1:]
-    if last and last[0].relu:
-        print_error(f"warning: {path}: the last convolution has relu = true, so no logit is below 0")
-    return config
+    if path.is_file():
+        return path
+    if step.endswith(".toml"):
+        raise UsageError(f"there is no recipe {step}")
+    names = [*(name.removeprefix("step_") for name in steps()), "all"]
+    close = nearest(step.removeprefix("step_"), names)
+    raise UsageError(f"there is no step {step}{close} (steps: {', '.join(names)}, or a .toml file)")
+
+
+def _check_effects(configs: Sequence[Config], flags: Iterable[str]) -> None:
+    """Raises:
+    UsageError: a flag has no effect in any of the configs.
+    """
+    for flag in flags:
+        problems = [next(_without_effect(config.model_dump(), [flag], _flag), None) for config in configs]
+        if problems[0] and all(problems):
+            raise UsageError(problems[0])
+
+
+def _without_effect(
+    tables: Mapping[str, Any], names: Iterable[str], written: Callable[[str], str] = str
+) -> Iterator[str]:
+    """Describe the fields that have no effect with the values in `tables`.
+
+    Args:
+        tables: the recipe's tables by name, or a part of them.
+        names: the dotted names of the fields to check.
+        written: formats a dotted name for the message.
+    """
+    known = {dotted: info for dotted, info, _ in options(Config.model_construct())}
+    for dotted in names:
+        outer = dotted.partition(".")[0]
+        for rule in conditions(known[dotted]) if dotted in known else ():
+            if not rule.holds(tables[outer]):
+                needed = rule.words(lambda name, outer=outer: written(f"{outer}.{name}"))
+                yield f"{written(dotted)} has no effect: it needs {needed}. Remove it, or add what it needs."
+
+
+def _flag(dotted: str) -> str:
+    return "--" + dotted.replace("_", "-")
 
 
 def from_table(
@@ -98,7 +170,7 @@ def from_table(
     except ValidationError as error:
         path, text, wrong = explain(error, Config, KINDS)
         if (dotted := ".".join(path)) in flags:
-            raise UsageError(f"--{dotted.replace('_', '-')} {wrong}") from error
+            raise UsageError(f"{_flag(dotted)} {wrong}") from error
         if text == "network":
             wrong = "must be a list of layers, such as { conv = 10, kernel = 3 }"
         elif wrong.startswith("is {") or path == ("network",):
