@@ -17,6 +17,8 @@ from jaxdrill.files import parse_json, read_bytes, write_text
 from jaxdrill.tensors import read_npz, write_npz
 
 FORMAT = 3  # it grows when a reader of the older one would go wrong
+# What to do if a run cannot be continued.
+START_OVER = "Pass --restart to archive that run and start over, or pass another --workdir."
 TRAINED = ("epoch", "step", "learning_rate", "train_loss", "train_accuracy", "seconds")
 EVALUATED = ("loss", "accuracy", "examples")  # in the file `test_loss` or `validation_loss` and so on
 
