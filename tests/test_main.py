@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -341,7 +342,7 @@ def test_a_whole_run_without_a_network(tiny_recipe, tmp_path):
     assert err.count("\n") == 1 and "training on digits instead" in err
     numbers = [line for line in out.splitlines() if "%" in line and "---" not in line and "| step |" not in line]
     assert len(numbers) == 2 and all(line.startswith("digits seed 1 epoch ") and " of 2 " in line for line in numbers)
-    assert out.splitlines()[1].startswith("compiling for 1 seed(s)")
+    assert re.fullmatch(r"compiled for 1 seed\(s\) in \d+\.\d s", out.splitlines()[1])
     assert "| tiny | digits | 1,548 | 0.06 | 2 | " in out
     assert "report: python -m jaxdrill.report runs/tiny_digits\n" in out
     assert json.loads((tmp_path / "runs" / "tiny_digits" / "run.json").read_text())["dataset"] == "digits"
@@ -409,6 +410,7 @@ def test_the_progress_bar_on_a_terminal(tiny_recipe, tmp_path):
     os.close(controller)
     assert process.wait(timeout=60) == 0
     text = shown.decode()
+    assert re.search(r"compiling for 1 seed\(s\): 0 s.*compiled for 1 seed\(s\) in \d+\.\d s\r\n", text, re.S)
     for part in ("digits seed 1 epoch 1 of 2:", "digits seed 1 epoch 2 of 2:", "loss=", "accuracy=", "/720 [", "<"):
         assert part in text
     assert "digits seed 1 epoch  1 of 2 " in text
