@@ -9,6 +9,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING
 
 from jaxdrill import config as recipe
@@ -54,7 +55,8 @@ def _train(arguments: list[str]) -> None:
             from jaxdrill.evidence.page import summary  # here, so that training need not wait for it
 
             report = ["python", "-m", "jaxdrill.report", f"{parent if several else folders[0]}"]
-            say("", *summary(folders).splitlines(), f"report: {shlex.join(report)}")
+            width = get_terminal_size((100, 24)).columns
+            say("", *summary(folders, width).splitlines(), "", f"report: {shlex.join(report)}")
 
     processes.together(options.distributed, trained)
 

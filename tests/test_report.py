@@ -19,7 +19,8 @@ from runs_on_disk import CURVES, write_run
 import jaxdrill
 import jaxdrill.report
 from benchmarks import readme
-from jaxdrill.evidence.page import summary
+from jaxdrill.evidence.page import summary, text_table
+from jaxdrill.evidence.tables import Table
 from jaxdrill.main import main
 from jaxdrill.runs.reader import read_all
 
@@ -33,6 +34,41 @@ def test_the_readmes_tables_are_what_the_results_say():
     metadata = read_all([ROOT / "results"])[0].metadata
     assert metadata["git_commit"][:7] in readme
     assert all(f"{name} {metadata['versions'][name]}" in readme for name in ("jax", "flax", "optax"))
+
+
+FITTING = """\
+                     million
+step  parameters  operations   last test %
+----  ----------  ----------  ------------
+a        194,884       52.16  98.93 ± 0.12
+b_c        9,606        1.45         99.40"""
+CONTINUED = """\
+                     million
+step  parameters  operations
+----  ----------  ----------
+a        194,884       52.16
+b_c        9,606        1.45
+
+step   last test %
+----  ------------
+a     98.93 ± 0.12
+b_c          99.40"""
+
+
+@pytest.mark.parametrize(("width", "shown"), [(42, FITTING), (41, CONTINUED)])
+def test_a_table_on_a_terminal_is_aligned(width, shown):
+    """Numbers to the right, headers wrapped, pictures left out; continued below where the terminal ends."""
+    picture = Image.new("L", (1, 1))
+    rows = [["a", picture, "194,884", "52.16", "98.93 ± 0.12"], ["b_c", picture, "9,606", "1.45", "99.40"]]
+    table = Table(["step", "picture", "parameters", "million operations", "last test %"], rows)
+    assert text_table(table, width) == shown
+
+
+def test_the_tables_after_training_fit_and_hold_what_the_markdown_has(drill):
+    aligned, markdown = summary([drill], 80), summary([drill])
+    assert max(map(len, aligned.splitlines())) <= 80 and "|" not in aligned
+    cells = {cell for line in markdown.splitlines() if line.startswith("| step_") for cell in line.split(" | ")[1:-1]}
+    assert len(cells) == 20 and all(cell in aligned for cell in cells)
 
 
 def test_the_readmes_tables_and_picture_are_made_from_the_results(drill, tmp_path, monkeypatch):
