@@ -24,14 +24,14 @@ import numpy as np
 
 from jaxdrill import config as recipes
 from jaxdrill.data import Dataset
+from jaxdrill.files import write_text
 from jaxdrill.training import devices
 from jaxdrill.training.lowering import Lowering, numerics
 
 # https://cloud.google.com/tpu/docs/v5e: a chip's peak in bfloat16, its memory's bandwidth and size.
 PEAK, BANDWIDTH, MEMORY = 197e12, 819e9, 16e9
 PASSES = {"float32": 6, "tensorfloat32": 3, "bfloat16": 1}  # bfloat16 products for one product of that precision
-OUT = Path("results/benchmarks/tpu_v5e_compiled.json")
-GPU_OUT = Path("results/benchmarks/gpu_lowered.json")
+OUT, GPU_OUT = Path("runs/benchmarks/tpu_v5e_compiled.json"), Path("runs/benchmarks/gpu_lowered.json")
 TOPOLOGIES = {"v5e:1x1": [1, 1, 1], "v5e:2x2": [2, 2, 1]}  # and the chips of a host
 ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-4",
                "TPU_WORKER_HOSTNAMES": "localhost", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}  # fmt: skip
@@ -159,23 +159,24 @@ def line(result: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compile_ahead", description=__doc__)
     parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)  # what a process of its own compiles
-    parser.add_argument("--out", type=Path, default=OUT, help=f"file for every figure (default: {OUT})")
+    parser.add_argument("--out", type=Path, metavar="FILE", help=f"for every figure (default: {OUT} or {GPU_OUT})")
     parser.add_argument("--step", nargs="+", help="only these recipes, such as step_5")
     parser.add_argument("--seeds", nargs="+", type=int, help="only with so many seeds")
-    parser.add_argument("--gpus", action="store_true", help=f"lower for GPUs instead, into {GPU_OUT}")
+    parser.add_argument("--gpus", action="store_true", help="lower for GPUs instead")
     parser.add_argument("--limit", type=float, default=600, help="seconds for a program (default: 600)")
     options = parser.parse_args()
     if options.case:
         return print(json.dumps(compile_case(options.case)))
     if options.gpus:
         about = {"versions": {"jax": jax.__version__}, "bytes_of_modules": lower_for_gpus()}
-        GPU_OUT.write_text(json.dumps(about, indent=1) + "\n")
-        return print(f"{len(about['bytes_of_modules'])} programs lowered: {GPU_OUT}")
+        write_text(out := options.out or GPU_OUT, json.dumps(about, indent=1) + "\n")
+        return print(f"{len(about['bytes_of_modules'])} programs lowered: {out}")
     if importlib.util.find_spec("libtpu") is None:
         parser.error("libtpu is not installed; pip install -e '.[tpu]'")
     from importlib.metadata import version
 
-    known = json.loads(options.out.read_text())["results"] if options.out.exists() else []
+    out = options.out or OUT
+    known = json.loads(out.read_text())["results"] if out.exists() else []
     results = [each for each in known if {key: each[key] for key in cases()[0]} in cases()]
     chosen = [
         case
@@ -190,7 +191,7 @@ def main() -> None:
         about = {"versions": {name: version(name) for name in ("jax", "jaxlib", "libtpu")}, "steps_a_scan": 468,
                  "peak_flops": PEAK, "bandwidth": BANDWIDTH, "memory": MEMORY,
                  "drill_roofline_minutes": drill_minutes(results)}  # fmt: skip
-        options.out.write_text(json.dumps(about | {"results": results}, indent=1) + "\n")
+        write_text(out, json.dumps(about | {"results": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
     python -m benchmarks.cross_validation 5 6 --data-dir FOLDER
 
 Each recipe is trained without each of five equal parts of the training images in turn, and evaluated on that part, so
-that every training image is answered once by networks that have not seen it. Run folders are kept, and continued.
+that every training image is answered once by networks that have not seen it. Run folders are kept, and continued. The
+figures go into `--json`.
 """
 
 import argparse
@@ -23,8 +24,6 @@ from jaxdrill.recipe import Config
 from jaxdrill.runs import session, stopping
 from jaxdrill.runs.reader import read
 from jaxdrill.training import backend
-
-RESULTS = Path("results/cross_validation.json")
 
 
 def accuracies(config: Config, options: argparse.Namespace) -> np.ndarray:
@@ -50,6 +49,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="a fold (default: 3)")
     parser.add_argument("--epochs", type=int, help="(default: each recipe's own)")
     parser.add_argument("--out", type=Path, default=Path("runs/cross_validation"), help="(default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="for every figure (default: figures.json in --out)")
     options = parser.parse_args()
     flags = {"data": options.data, "seeds": f"{options.seeds}"}
     flags |= {"epochs": f"{options.epochs}"} if options.epochs else {}
@@ -63,7 +63,7 @@ def main() -> None:
             first = np.array(rows[0]["folds"])
             change = statistics.difference(rows[0]["step"], first.mean(axis=1), found.mean(axis=1))
             rows[-1] |= {"difference": change.mean, "interval": change.interval, "p_value": change.p_value}
-        write_text(RESULTS, json.dumps(rows, indent=1) + "\n")
+        write_text(options.json or options.out / "figures.json", json.dumps(rows, indent=1) + "\n")
         print(f"{config.name}: {100 * found.mean():.3f} % over {options.folds} folds of {options.seeds} seeds; by fold",
               ", ".join(f"{100 * each:.3f}" for each in found.mean(axis=1)))  # fmt: skip
 

@@ -21,7 +21,6 @@ from jaxdrill.errors import Parser, RunError, exit_code
 from jaxdrill.files import write_text
 from jaxdrill.runs.reader import read_each
 
-RESULTS = Path("results/benchmarks/drawing.json")
 POINTS = [[80, 70], [140, 50], [200, 75], [190, 125], [140, 140], [200, 165], [200, 210], [140, 235], [80, 215]]
 TIMED = """
 (async () => {
@@ -49,6 +48,7 @@ def main() -> None:
                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder, or a folder of run folders")
     parser.add_argument("--picture", type=Path, metavar="FILE.png", help="only write what the window shows")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the times into this file")
     options = parser.parse_args()
     if not browser.program():
         raise RunError("no Chromium is installed")
@@ -68,8 +68,9 @@ def main() -> None:
     for name, column in zip(("the page is busy, ms", "until all have answered, ms"), times.T, strict=True):
         rows[name] = dict(zip(("median", "95 %", "largest"), np.percentile(column, (50, 95, 100)).round(1).tolist(),
                               strict=True))  # fmt: skip
-    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
-    write_text(RESULTS, json.dumps([*(each for each in known if each["networks"] != names), rows], indent=1) + "\n")
+    if file := options.json:
+        known = json.loads(file.read_text()) if file.exists() else []
+        write_text(file, json.dumps([*(each for each in known if each["networks"] != names), rows], indent=1) + "\n")
     print(json.dumps(rows, indent=1))
 
 

@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--step", default="5", help="(default: 5)")
     parser.add_argument("--seeds", type=int, default=3, help="(default: 3)")
     parser.add_argument("--epochs", type=int, default=20, help="(default: 20)")
-    parser.add_argument("--out", type=Path, default=Path("results/benchmarks/precision"), help="(default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("runs/precision"), help="(default: %(default)s)")
     options = parser.parse_args()
     flags = {"seeds": f"{options.seeds}", "epochs": f"{options.epochs}", "data": options.data}
     config, accuracies = recipes.load(options.step, flags), {}

@@ -4,9 +4,10 @@
 
 Each line is one command on digits: step 5, the seconds that a seed's share of the fastest epoch takes. More devices
 than cores share them, so what is seen is the cost of dividing the work. Then what process 0 takes to write for many
-seeds. Into results/benchmarks/scaling.json.
+seeds. With `--json` every figure is written into a file.
 """
 
+import argparse
 import json
 import os
 import socket
@@ -28,7 +29,6 @@ from jaxdrill.training.backend import cores
 from jaxdrill.training.optimizer import make_optimizer
 from jaxdrill.training.step import make_state
 
-RESULTS = Path(__file__).parents[1] / "results" / "benchmarks" / "scaling.json"
 SHAPES = [*((devices, 1) for devices in (1, 2, 4, 8)), *((1, processes) for processes in (2, 4))]
 
 
@@ -68,7 +68,10 @@ def write_seconds(seeds: int, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure into this file")
+    options = parser.parse_args()
     rows, written = [], []
     for seeds in (1, 16, 256):
         with tempfile.TemporaryDirectory() as folder:
@@ -80,7 +83,9 @@ def main() -> None:
                 seconds = epoch_seconds(devices, processes, seeds, Path(folder) / "run")
             rows.append({"seeds": seeds, "devices": devices, "processes": processes, "epoch_seconds": seconds})
             print(rows[-1], flush=True)
-    write_text(RESULTS, json.dumps({"cores": cores(), "epochs": rows, "written": written}, indent=1) + "\n")
+    if options.json:
+        found = {"cores": cores(), "epochs": rows, "written": written}
+        write_text(options.json, json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@
 A space names the recipe to start from, the fields that vary (each with a list of values, or a table of named ones), and
 rungs of so many epochs and seeds. All combinations, or `draw` of them at random, are trained on the first rung, the
 better half of them, by mean validation accuracy, on the next (successive halving: Jamieson and Talwalkar, 2016). What
-was trained before a stop is not trained again. The results stay in `results/search/`; `benchmarks/FRONTIER.md` shows
-them all.
+was trained before a stop is not trained again. The run folders and the results, SPACE.json, go into `--out`;
+`--results` names another folder for the results. `--frontier` writes the tables of all results in that folder.
 """
 
 import argparse
@@ -26,7 +26,6 @@ from jaxdrill.files import write_text
 from jaxdrill.nn.architecture import count_parameters, trace
 from jaxdrill.recipe import Config
 
-RESULTS, FRONTIER = Path("results/search"), Path("benchmarks/FRONTIER.md")
 KEYS = {"recipe", "choices", "rungs", "draw", "parameters_below", "hold_out", "data"}
 
 
@@ -77,8 +76,19 @@ def trained(config: Config, folder: Path, data_dir: Path | None) -> dict[str, An
     }  # fmt: skip
 
 
-def search(path: Path, out: Path, data_dir: Path | None) -> None:
-    """Trains the recipes of a space rung by rung, and writes the results after each."""
+def search(path: Path, out: Path, results: Path, data_dir: Path | None) -> None:
+    """Train the recipes of a space rung by rung. Each recipe's result is written when its training ends.
+
+    Args:
+        path: the TOML file of the space.
+        out: folder for the run folders.
+        results: folder for the results, a JSON file named after the space.
+        data_dir: folder of the four official idx files; None for the cache.
+
+    Raises:
+        UsageError: the space is wrong.
+        RunError, Stopped: as `session.train`.
+    """
     try:
         space = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -92,7 +102,7 @@ def search(path: Path, out: Path, data_dir: Path | None) -> None:
             folder = out / path.stem / f"{config.epochs}_{config.name}"  # a rung of only more seeds goes on in it
             rows.append({"rung": number} | trained(config, folder, data_dir))
             found.append((-rows[-1]["accuracy"], config))
-            write_text(RESULTS / f"{path.stem}.json", json.dumps({"about": about, "rows": rows}, indent=1))
+            write_text(results / f"{path.stem}.json", json.dumps({"about": about, "rows": rows}, indent=1))
         found.sort(key=lambda each: each[0])
         configs = [config for _, config in found[: -(-len(found) // 2)]]
     print(table(rows))
@@ -111,15 +121,15 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def frontier() -> str:
-    """All results as Markdown, a part for each file: an `about` and the `rows`."""
+def frontier(results: Path) -> str:
+    """Return all results of a folder as Markdown, a part for each file: an `about` and the `rows`."""
     about = """# What was tried
 
 Made from `results/search/` by `python -m benchmarks.search`. Each recipe was trained on the training images but 10,000,
 and evaluated on those; the test images had no part in it. Seconds are those of a machine with other work to do.
 """
     parts = [about]
-    for file in sorted(RESULTS.glob("*.json")):
+    for file in sorted(results.glob("*.json")):
         found = json.loads(file.read_text(encoding="utf-8"))
         parts.append(f"## {file.stem}\n\n{found['about']}\n\n{table(found['rows'])}\n")
     return "\n".join(parts)
@@ -128,13 +138,20 @@ and evaluated on those; the test images had no part in it. Seconds are those of 
 def main() -> None:
     parser = Parser(prog="python -m benchmarks.search", description=__doc__,
                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("space", type=Path, nargs="*", metavar="SPACE.toml", help="none: only write the tables again")
+    parser.add_argument("space", type=Path, nargs="*", metavar="SPACE.toml", help="none: only write --frontier")
     parser.add_argument("--data-dir", type=Path, help="folder of the four official idx files")
-    parser.add_argument("--out", type=Path, default=Path("runs/search"), help="run folders (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("runs/search"), metavar="FOLDER",
+                        help="for the run folders (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--results", type=Path, metavar="FOLDER", help="for the results (default: that of --out)")
+    parser.add_argument("--frontier", type=Path, metavar="FILE.md", help="write the tables of all --results into it")
     options = parser.parse_args()
+    if not options.space and not options.frontier:
+        raise UsageError("there is nothing to do. Name a SPACE.toml, or a file for the tables with --frontier.")
+    results = options.results or options.out
     for path in options.space:
-        search(path, options.out, options.data_dir)
-    write_text(FRONTIER, frontier())
+        search(path, options.out, results, options.data_dir)
+    if options.frontier:
+        write_text(options.frontier, frontier(results))
 
 
 if __name__ == "__main__":

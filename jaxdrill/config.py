@@ -19,7 +19,7 @@ from jaxdrill.errors import UsageError, nearest, print_error
 from jaxdrill.files import read_bytes, read_json
 from jaxdrill.nn.layers import KINDS, Conv
 from jaxdrill.recipe import Config
-from jaxdrill.schema import Table, explain, parse_text
+from jaxdrill.schema import Table, conditions, explain, parse_text
 
 LARGEST = 2**16  # bytes of a recipe
 ENCODINGS = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32", codecs.BOM_UTF16_LE: "UTF-16",
@@ -82,28 +82,94 @@ def check_names(names: Iterable[str], spelled: Callable[[str], str] = as_flag, o
 
 
 def load(step: str, flags: Mapping[str, Any] = MappingProxyType({}), spelled: Callable[[str], str] = as_flag) -> Config:
-    """Read a built-in step (`5` or `step_5`) or a recipe file (`mine.toml`), and override some of its fields.
+    """Read a built-in step (`5` or `step_5`) or a recipe file (`mine.toml`), and print warnings about it.
 
     Args:
-        step: the name or the path.
+        step: the name of the step, or the path of the file.
         flags: values by dotted field name. A str is read as on the command line; other types are taken as they are.
         spelled: how messages spell a dotted field name of `flags`.
 
     Raises:
-        UsageError: what is wrong, where, and what is allowed.
+        UsageError: what is wrong, where, and what is allowed; or a flag has no effect.
     """
-    path = Path(step) if step.endswith(".toml") else recipe_folder() / f"step_{step.removeprefix('step_')}.toml"
-    if not path.is_file():
-        if step.endswith(".toml"):
-            raise UsageError(f"there is no recipe {step}")
-        names = [*(name.removeprefix("step_") for name in steps()), "all"]
-        close = nearest(step.removeprefix("step_"), names)
-        raise UsageError(f"there is no step {step}{close} (steps: {', '.join(names)}, or a .toml file)")
-    config = from_table(path.stem, _extended(path, ()), f"{path}: ", flags, spelled)
+    config, path = resolve(step, flags, spelled), _find(step)
+    _check_effects([config], flags, spelled)
     last = [layer for layer in config.network if isinstance(layer, Conv)][-1:]
     if last and last[0].relu:
         print_error(f"warning: {path}: the last convolution has relu = true, so no logit is below 0")
+    given = {flag.partition(".")[0] for flag in flags}
+    own = {key: value for key, value in _table(path).items() if isinstance(value, dict) and key not in given}
+    for problem in _without_effect(own, [f"{outer}.{key}" for outer in own for key in own[outer]]):
+        print_error(f"warning: {path}: {problem}")
     return config
+
+
+def load_all(flags: Mapping[str, Any] = MappingProxyType({})) -> list[Config]:
+    """Read all built-in steps.
+
+    Raises:
+        UsageError: what is wrong; or a flag has no effect in any of the steps.
+    """
+    configs = [resolve(name, flags) for name in steps()]
+    _check_effects(configs, flags)
+    return configs
+
+
+def resolve(
+    step: str, flags: Mapping[str, Any] = MappingProxyType({}), spelled: Callable[[str], str] = as_flag
+) -> Config:
+    """Read a recipe as `load`, without warnings, and with flags that have no effect.
+
+    Raises:
+        UsageError: what is wrong, where, and what is allowed.
+    """
+    path = _find(step)
+    return from_table(path.stem, _extended(path, ()), f"{path}: ", flags, spelled)
+
+
+def _find(step: str) -> Path:
+    """Return the path of a step's file.
+
+    Raises:
+        UsageError: the file does not exist.
+    """
+    path = Path(step) if step.endswith(".toml") else recipe_folder() / f"step_{step.removeprefix('step_')}.toml"
+    if path.is_file():
+        return path
+    if step.endswith(".toml"):
+        raise UsageError(f"there is no recipe {step}")
+    names = [*(name.removeprefix("step_") for name in steps()), "all"]
+    close = nearest(step.removeprefix("step_"), names)
+    raise UsageError(f"there is no step {step}{close} (steps: {', '.join(names)}, or a .toml file)")
+
+
+def _check_effects(configs: Sequence[Config], flags: Iterable[str], spelled: Callable[[str], str] = as_flag) -> None:
+    """Raises:
+    UsageError: a flag has no effect in any of the configs.
+    """
+    for flag in flags:
+        problems = [next(_without_effect(config.model_dump(), [flag], spelled), None) for config in configs]
+        if problems[0] and all(problems):
+            raise UsageError(problems[0])
+
+
+def _without_effect(
+    tables: Mapping[str, Any], names: Iterable[str], written: Callable[[str], str] = str
+) -> Iterator[str]:
+    """Describe the fields that have no effect with the values in `tables`.
+
+    Args:
+        tables: the recipe's tables by name, or a part of them.
+        names: the dotted names of the fields to check.
+        written: formats a dotted name for the message.
+    """
+    known = {dotted: info for dotted, info, _ in options(Config.model_construct())}
+    for dotted in names:
+        outer = dotted.partition(".")[0]
+        for rule in conditions(known[dotted]) if dotted in known else ():
+            if not rule.holds(tables[outer]):
+                needed = rule.words(lambda name, outer=outer: written(f"{outer}.{name}"))
+                yield f"{written(dotted)} has no effect: it needs {needed}. Remove it, or add what it needs."
 
 
 def from_table(

@@ -4,8 +4,9 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any, NoReturn, TextIO
 
 LONGEST = 2000  # characters of an error's line
@@ -39,11 +40,47 @@ class Stopped(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but an error is one line, and the help has no colors."""
+    """argparse with `--version`, errors of one line that name the closest valid word, and help without colors."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+    words: Mapping[str, str] = MappingProxyType({})  # what to type instead of a word that is not a flag
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        from jaxdrill import __version__
+
+        super().__init__(*arguments, **named)
         self.color = False  # Python 3.14 would add escape codes, which `printable` shows as text
+        about = "print the version and exit"
+        self.add_argument("--version", action="version", version=f"jaxdrill {__version__}", help=about)
+
+    def parse_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """Return the options, as argparse does.
+
+        Raises:
+            UsageError: the arguments are wrong, or one of them is unknown.
+        """
+        arguments = list(sys.argv[1:] if args is None else args)
+        try:
+            options, unknown = self.parse_known_args(arguments, namespace)
+        except UsageError:  # A required flag is missing, too, if it was misspelt: name the word that was typed.
+            flags = [word for word in arguments if word.startswith("--") and word != "--"]
+            options, unknown = None, [word for word in flags if word.split("=")[0] not in self._option_string_actions]
+            if not unknown:
+                raise
+        if unknown:
+            self.refuse(unknown[0])
+        return options
+
+    def refuse(self, argument: str) -> NoReturn:
+        """Refuse an argument that is neither a flag of the command nor its value.
+
+        Raises:
+            UsageError: always; the message names the closest flag or command.
+        """
+        word = argument.split("=")[0] if argument.startswith("-") else argument
+        known = dict.fromkeys(self._option_string_actions) if word.startswith("-") else self.words
+        close = closest(word, known)
+        meant = f"; did you mean {known[close] or close}?" if close else ""
+        raise UsageError(f"{word} is unknown{meant} (--help shows every flag)")
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)
@@ -185,8 +222,37 @@ def printable(text: str) -> str:
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
-    """`; did you mean X?` for the word most like it, or nothing."""
+    """Return `; did you mean X?` for the closest of `words`, or an empty string if none is close; see `closest`."""
+    close = closest(word, words)
+    return f"; did you mean {close}?" if close else ""
+
+
+def closest(word: str, words: Iterable[str]) -> str | None:
+    """Return the element of `words` that `word` most likely means, or None.
+
+    Dashes, underscores and case do not matter. The rules, in this order: almost the same spelling; behind the last dot,
+    the same parts (`--rotation` for `--augmentation.rotation-degrees`) or initials (`--optimizer.lr` for
+    `--optimizer.learning-rate`); the most similar spelling, with or without the part before the last dot.
+    """
     import difflib
 
-    close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
+    def close(text: str, names: Iterable[str], cutoff: float) -> str | None:
+        return next(iter(difflib.get_close_matches(text, names, 1, cutoff)), None)
+
+    full = {name.strip("-").replace("_", "-").lower(): name for name in words}
+    typed = word.strip("-").replace("_", "-").lower()
+    if name := close(typed, full, 0.8):
+        return full[name]
+    table, _, end = typed.rpartition(".")
+    meant = close(table, {name.rpartition(".")[0] for name in full}, 0.5)
+    last: dict[str, str] = {}
+    for name, original in full.items():
+        outer, _, inner = name.rpartition(".")
+        if not table or outer == meant:
+            last.setdefault(inner, original)
+    for name, original in last.items():
+        parts = name.split("-")
+        if set(end.split("-")) <= set(parts) or (len(parts) > 1 and end == "".join(part[:1] for part in parts)):
+            return original
+    name = close(typed, names := last | full, 0.5)
+    return names[name] if name else None

@@ -9,10 +9,19 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from shutil import get_terminal_size
+from typing import TYPE_CHECKING
 
 from jaxdrill import config as recipe
-from jaxdrill.errors import CheckFailed, Parser, UsageError, exit_code, nearest, say, show
-from jaxdrill.schema import allowed
+from jaxdrill.errors import CheckFailed, Parser, UsageError, exit_code, say, show
+from jaxdrill.schema import describe
+
+if TYPE_CHECKING:
+    import numpy as np
+
+COMMANDS = {"train": "python -m jaxdrill.main"}
+COMMANDS |= {name: f"python -m jaxdrill.main {name}" for name in ("check", "verify")}
+COMMANDS |= {name: f"python -m jaxdrill.{name}" for name in ("report", "predict", "export", "page")}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _train(arguments: list[str]) -> None:
     options, flags = _parse(arguments)
     several = options.step == "all"
-    configs = [recipe.load(name, flags) for name in (recipe.steps() if several else [options.step])]
+    configs = recipe.load_all(flags) if several else [recipe.load(options.step, flags)]
     if options.dry_run:
         return _dry_run(configs)
     # Here, not above: `--help`, `--dry-run` and most mistakes are answered before JAX has loaded.
@@ -47,7 +56,8 @@ def _train(arguments: list[str]) -> None:
             from jaxdrill.evidence.page import summary  # here, so that training need not wait for it
 
             report = ["python", "-m", "jaxdrill.report", f"{parent if several else folders[0]}"]
-            say("", *summary(folders).splitlines(), f"report: {shlex.join(report)}")
+            width = get_terminal_size((100, 24)).columns
+            say("", *summary(folders, width).splitlines(), "", f"report: {shlex.join(report)}")
 
     processes.together(options.distributed, trained)
 
@@ -74,44 +84,73 @@ def _verify(arguments: list[str]) -> None:
 
 
 def _check(arguments: list[str]) -> None:
-    """`check RUN --min-accuracy 0.994`: whether the seeds show that the accuracy of each run is above a minimum."""
-    about = "Exits with 0 if the seeds of each run show that its mean last accuracy is above a minimum, else with 3."
+    """Run `check RUN --min-accuracy 0.994`: compare the mean accuracy of each run with a minimum."""
+    about = "Exits with 0 if the accuracy after the last epoch, the mean over the seeds, is at least a minimum in each "
+    about += "run, else with 3."
     parser = Parser(prog="python -m jaxdrill.main check", description=about, allow_abbrev=False)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder, or a folder of run folders")
     parser.add_argument("--min-accuracy", type=_fraction, required=True, metavar="X", help="from 0 to 1, such as 0.994")
-    parser.add_argument("--alpha", type=_fraction, default=0.05, metavar="X",
-                        help="largest p-value of the one-sided t-test (default: 0.05)")  # fmt: skip
+    parser.add_argument("--confident", action="store_true",
+                        help="a one-sided t-test over the seeds must show, too, that the mean is above X")  # fmt: skip
+    parser.add_argument("--alpha", type=_fraction, metavar="X",
+                        help="the test's p-value must be below this; implies --confident (default: 0.05)")  # fmt: skip
     options = parser.parse_args(arguments)
-    from jaxdrill.evidence import statistics
+    confident = options.confident or options.alpha is not None
+    alpha = (0.05 if options.alpha is None else options.alpha) if confident else None
     from jaxdrill.runs.reader import read_each
 
     failures = []
     for run in read_each(options.runs):
-        accuracies = run.metrics["accuracy"][:, -1]
-        p_value = statistics.above(accuracies, options.min_accuracy)
-        measured = f"{run.folder}: {run.split} {100 * accuracies.mean():.2f} % over {len(accuracies)} seed(s)"
-        minimum = f"{100 * options.min_accuracy:g} %"
-        if p_value is None:
-            why = "a single seed has no spread" if len(accuracies) == 1 else "the seeds are all equal"
-            failures.append(f"{measured}; whether that is above {minimum} is inconclusive: {why}; train more --seeds")
-        elif p_value >= options.alpha:
-            failures.append(
-                f"{measured}; not shown to be above {minimum} (p = {p_value:.2g}, alpha = {options.alpha:g})"
-            )
+        passed, finding = _compare(run.metrics["accuracy"][:, -1], options.min_accuracy, alpha)
+        line = f"{run.folder}: {run.split} {finding}"
+        if passed:
+            say(line)
         else:
-            say(f"{measured}, above {minimum} (p = {p_value:.2g})")
+            failures.append(line)
     if failures:
         raise CheckFailed("; ".join(failures))
 
 
+def _compare(accuracies: "np.ndarray", minimum: float, alpha: float | None) -> tuple[bool, str]:
+    """Compare a run's accuracies with a minimum.
+
+    Args:
+        accuracies: of each seed after the last epoch, float64[S], 0..1.
+        minimum: for the mean over the seeds, 0..1.
+        alpha: upper bound of the p-value of a one-sided t-test for a mean above the minimum; None for no test.
+
+    Returns:
+        Whether the run passes, and what was found, in words.
+    """
+    from jaxdrill.evidence import statistics
+
+    mean, seeds = accuracies.mean(), len(accuracies)
+    measured = f"{100 * mean:g} % over {seeds} seed{'s' if seeds > 1 else ''}"
+    wanted = f"{100 * minimum:g} %"
+    if mean < minimum - 1e-9:  # rounding errors of the mean are smaller
+        return False, f"{measured}, below {wanted}"
+    if alpha is None:
+        return True, f"{measured}, at least {wanted}"
+    p_value = statistics.above(accuracies, minimum)
+    if p_value is None:
+        why = "all seeds are equal" if seeds >= statistics.MIN_SEEDS else "a test needs at least 3 seeds"
+        return False, f"{measured}; whether the mean is above {wanted} is inconclusive: {why}. Train more --seeds"
+    test = f"p = {p_value:.2g}, alpha = {alpha:g}"
+    if p_value >= alpha:
+        return False, f"{measured}; the mean is not shown to be above {wanted} ({test})"
+    return True, f"{measured}; the mean is above {wanted} ({test})"
+
+
 def _fraction(text: str) -> float:
-    """A number from 0 to 1."""
+    """Convert the text of a flag to a number from 0 to 1."""
     try:
-        if 0 <= (value := float(text)) <= 1:
-            return value
+        value = float(text)
     except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f"{text} is no number from 0 to 1")
+        value = -1.0
+    if 0 <= value <= 1:
+        return value
+    meant = f"; did you mean {value / 100:g}?" if 1 < value <= 100 else ""
+    raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to 1{meant}")
 
 
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
@@ -122,8 +161,14 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     parser = Parser(
         prog="python -m jaxdrill.main", description=about, epilog=others, allow_abbrev=False, add_help=False
     )
-    steps = ", ".join([*(name.removeprefix("step_") for name in recipe.steps()), "all"])
-    parser.add_argument("--step", default="5", help=f"{steps}, or the path of a .toml file (default: 5)")
+    steps = [name.removeprefix("step_") for name in recipe.steps()]
+    files = {word: word for word in arguments if word.endswith(".toml")}
+    meant = {name: name for name in steps} | {f"step_{name}": name for name in steps} | files
+    parser.words = COMMANDS | {word: f"--step {name}" for word, name in meant.items()}
+    if arguments and not arguments[0].startswith("-"):
+        parser.refuse(arguments[0])  # before --help, which would be that of training
+    choices = f"{', '.join([*steps, 'all'])}, or the path of a .toml file (default: 5)"
+    parser.add_argument("--step", default="5", help=choices)
     named, _ = parser.parse_known_args(arguments)
     parser.add_argument("--help", "-h", action="help", help="show this and exit")
     parser.add_argument(
@@ -140,17 +185,13 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     parser.add_argument(
         "--dry-run", action="store_true", help="print the resolved recipe and the layer table, and exit"
     )
-    shown = recipe.load("5" if named.step == "all" else named.step)
+    shown = recipe.resolve("5" if named.step == "all" else named.step)
     fields = {name: (info, value) for name, info, value in recipe.options(shown)}
     group = parser.add_argument_group(f"recipe (defaults of {shown.name})")
     for name, (info, value) in fields.items():
-        about = f"{info.description}; {allowed(info)} (default: {value})".replace("%", "%%")
+        about = f"{describe(info)} (default: {value})".replace("%", "%%")
         group.add_argument(_flag(name), dest=name, metavar="X", help=about, default=argparse.SUPPRESS)
-    options, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        word = unknown[0].split("=")[0]
-        known = [option for action in parser._actions for option in action.option_strings]
-        raise UsageError(f"{word} is unknown{nearest(word, known)} (--help shows every flag)")
+    options = parser.parse_args(arguments)
     return options, {name: text for name, text in vars(options).items() if name in fields}
 
 

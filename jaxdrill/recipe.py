@@ -1,26 +1,32 @@
 """What a recipe may say: typed, immutable tables with their defaults, bounds, and the words of `--help`."""
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator
 
 from jaxdrill.errors import nearest
 from jaxdrill.nn.layers import AnyLayer, Conv, kind_of
-from jaxdrill.schema import Table
+from jaxdrill.schema import OnlyWith, Table
 
 NUM_SEEDS = 2**32  # The generator has this number of seeds. A larger seed would wrap around to 0.
 DATASETS = ("auto", "mnist", "fashion_mnist", "kmnist", "digits")
+TRANSFORMED = OnlyWith(("rotation_degrees", "scale", "shift_pixels"))
+SGD, ADAM = OnlyWith(("name",), ("sgd",)), OnlyWith(("name",), ("adam",))
 
 
 class Augmentation(Table):
     """What is done to each training image, anew in each epoch."""
 
     rotation_degrees: float = Field(default=0.0, ge=0, le=180, description="largest angle either way")
-    rotation_fill: int = Field(default=1, ge=0, le=255, description="pixel value of what comes from outside")
+    rotation_fill: Annotated[int, TRANSFORMED] = Field(
+        default=1, ge=0, le=255, description="pixel value of what comes from outside"
+    )
     scale: float = Field(default=0.0, ge=0, lt=1, description="largest change of size either way, as a fraction")
     shift_pixels: float = Field(default=0.0, ge=0, le=28, description="largest shift in each direction")
-    interpolation: Literal["nearest", "bilinear"] = Field(default="nearest", description="between pixels")
+    interpolation: Annotated[Literal["nearest", "bilinear"], TRANSFORMED] = Field(
+        default="nearest", description="between pixels"
+    )
 
 
 class Loss(Table):
@@ -34,11 +40,11 @@ class Optimizer(Table):
 
     name: Literal["sgd", "adam"] = Field(default="sgd", description="optimiser")
     learning_rate: float = Field(default=0.01, gt=0, description="at the start; of a triangle its peak")
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="sgd only")
-    nesterov: bool = Field(default=False, description="momentum looks a step ahead; sgd only")
-    beta_1: float = Field(default=0.9, ge=0, lt=1, description="adam only")
-    beta_2: float = Field(default=0.999, ge=0, lt=1, description="adam only")
-    epsilon: float = Field(default=1e-8, gt=0, description="adam only")
+    momentum: Annotated[float, SGD] = Field(default=0.9, ge=0, lt=1, description="coefficient of the momentum buffer")
+    nesterov: Annotated[bool, SGD, OnlyWith(("momentum",))] = Field(default=False, description="use Nesterov momentum")
+    beta_1: Annotated[float, ADAM] = Field(default=0.9, ge=0, lt=1, description="decay rate of the first moment")
+    beta_2: Annotated[float, ADAM] = Field(default=0.999, ge=0, lt=1, description="decay rate of the second moment")
+    epsilon: Annotated[float, ADAM] = Field(default=1e-8, gt=0, description="added to the root of the second moment")
 
 
 class Schedule(Table):
@@ -48,10 +54,14 @@ class Schedule(Table):
     name: Literal["constant", "step", "exponential", "triangle"] = Field(
         default="constant", description="learning-rate schedule"
     )
-    factor: float = Field(default=0.1, gt=0, le=1, description="of each fall; step and exponential")
-    every_epochs: int = Field(default=5, ge=1, description="step only")
-    warmup: float = Field(
-        default=0.2, gt=0, lt=1, description="part of all steps in which the rate rises; triangle only"
+    factor: Annotated[float, OnlyWith(("name",), ("step", "exponential"))] = Field(
+        default=0.1, gt=0, le=1, description="of each fall"
+    )
+    every_epochs: Annotated[int, OnlyWith(("name",), ("step",))] = Field(
+        default=5, ge=1, description="epochs between falls"
+    )
+    warmup: Annotated[float, OnlyWith(("name",), ("triangle",))] = Field(
+        default=0.2, gt=0, lt=1, description="part of all steps in which the rate rises"
     )
 
     @property

@@ -1,6 +1,7 @@
 """Typed tables: pydantic models whose errors are one line, with what is allowed and the nearest right name."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -14,6 +15,39 @@ class Table(BaseModel):
     """A table of a recipe: immutable, finite numbers only, nothing unknown, no type converted but int to float."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class OnlyWith:
+    """Metadata of a field that has an effect only if another field of its table has a certain value."""
+
+    names: tuple[str, ...]  # of the other fields; one of them is enough
+    values: tuple[str, ...] = ()  # any but 0 if empty
+
+    def holds(self, table: Mapping[str, Any]) -> bool:
+        """Return False if the values of a table, which may be incomplete, leave the field without an effect."""
+        held = [table[name] for name in self.names if name in table]
+        return not held or any(value in self.values if self.values else value for value in held)
+
+    def words(self, written: Callable[[str], str] = str) -> str:
+        """Return the condition as text, such as `schedule.name step or exponential`; `written` formats a name."""
+        return f"{_either(map(written, self.names))} {_either(self.values) or 'above 0'}"
+
+
+def conditions(info: FieldInfo) -> list[OnlyWith]:
+    """Return all conditions for an effect of a field; every one must hold."""
+    return [rule for rule in info.metadata if isinstance(rule, OnlyWith)]
+
+
+def describe(info: FieldInfo) -> str:
+    """Return what `--help` says of a field, without its default."""
+    needs = [f"only with {rule.words()}" for rule in conditions(info)]
+    return "; ".join([f"{info.description}", *needs, allowed(info)])
+
+
+def _either(words: Iterable[str]) -> str:
+    *first, last = [*words] or [""]
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 def allowed(info: FieldInfo) -> str:
@@ -72,10 +106,17 @@ def explain(
             known, info = model.model_fields, model.model_fields.get(part)
             names, text = (*names, part), f"{text}.{part}".lstrip(".")
             if info is None:
-                return names, text, f"is unknown{nearest(part, known)}"
+                return names, text, f"is unknown{nearest(part, _names(known))}"
             if isinstance(info.annotation, type) and issubclass(info.annotation, Table):
                 model = info.annotation
     return names, text, _wrong(details, info)
+
+
+def _names(fields: Mapping[str, FieldInfo]) -> list[str]:
+    """Return the names of a table's fields, and the dotted names of the fields of tables in it."""
+    tables = {name: info.annotation for name, info in fields.items() if isinstance(info.annotation, type)}
+    inner = [f"{name}.{key}" for name, kind in tables.items() if issubclass(kind, Table) for key in kind.model_fields]
+    return [*fields, *inner]
 
 
 def _wrong(details: ErrorDetails, info: FieldInfo | None) -> str:

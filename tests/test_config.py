@@ -201,6 +201,8 @@ def test_a_flag_out_of_range(flag, text, message):
         (TINY + "dropout = { rate = 0.1, after = [1] }", "dropout is unknown"),
         ("network = [{ pool = 'min' }]", "network[1].pool is 'min'; allowed: one of max, average"),
         (TINY + "epoch = 3", "epoch is unknown; did you mean epochs?"),
+        (TINY + "learning_rate = 3", "learning_rate is unknown; did you mean optimizer.learning_rate?"),
+        (TINY + "[optimizer]\nlr = 0.1", "optimizer.lr is unknown; did you mean learning_rate?"),
         (TINY + "name = 'x'", "name is unknown"),
         (TINY + "optimizer = 3", "optimizer is 3; allowed: a table"),
         (TINY + "[optimizer]\nlearning_rate = '0.1'", "optimizer.learning_rate is '0.1'; allowed: a number above 0"),

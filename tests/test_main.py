@@ -2,16 +2,19 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 import zipfile
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
+import jaxdrill
 from jaxdrill import config, data, embedded
 from jaxdrill.errors import RunError, exit_code
 from jaxdrill.main import main
@@ -40,7 +43,9 @@ def test_help_shows_every_field_with_its_default_and_loads_no_jax():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     text = " ".join(done.stdout.split())
     assert "recipe (defaults of step_4)" in text
-    assert "--optimizer.momentum X sgd only; a number from 0 to below 1 (default: 0.95)" in text
+    momentum = "coefficient of the momentum buffer; only with name sgd; a number from 0 to below 1 (default: 0.95)"
+    assert f"--optimizer.momentum X {momentum}" in text
+    assert "rises; only with name triangle; a number above 0 and below 1 (default: 0.2)" in text
     assert "--execution.matmul-precision X" in text and "(default: float32)" in text
     assert "--schedule.name X" in text and "(default: constant)" in text
     for flag in ("--step", "--workdir", "--data-dir", "--offline", "--dry-run", "--seed", "--seeds", "--epochs"):
@@ -77,7 +82,6 @@ def test_help_of_each_step(step, capsys):
             "data is mnit; did you mean mnist?; allowed: auto, mnist, fashion_mnist, kmnist, digits, or any name",
         ),
         (["--data", "digits", "--data-dir", "x"], "digits has none"),
-        (["3"], "3 is unknown"),
     ],
 )
 def test_wrong_usage(arguments, message, capsys, tmp_path, monkeypatch):
@@ -86,6 +90,149 @@ def test_wrong_usage(arguments, message, capsys, tmp_path, monkeypatch):
     error = capsys.readouterr().err
     assert error.startswith("jaxdrill: ") and message in error and error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("--optimizer.lr", "--optimizer.learning-rate"),
+        ("--optim.lr=0.1", "--optimizer.learning-rate"),
+        ("--lr", "--optimizer.learning-rate"),
+        ("--learning_rate", "--optimizer.learning-rate"),
+        ("--optimizer.learning_rate", "--optimizer.learning-rate"),
+        ("--lerning-rate", "--optimizer.learning-rate"),
+        ("--batchsize", "--batch-size"),
+        ("--Batch_Size", "--batch-size"),
+        ("--bs", "--batch-size"),
+        ("--epoch", "--epochs"),
+        ("--num-epochs", "--epochs"),
+        ("--momentum", "--optimizer.momentum"),
+        ("--beta1", "--optimizer.beta-1"),
+        ("--rotation", "--augmentation.rotation-degrees"),
+        ("--schedule.epochs", "--schedule.every-epochs"),
+        ("--dryrun", "--dry-run"),
+        ("report", "python -m jaxdrill.report"),
+        ("predict", "python -m jaxdrill.predict"),
+        ("raport", "python -m jaxdrill.report"),
+        ("chek", "python -m jaxdrill.main check"),
+        ("train", "python -m jaxdrill.main"),
+        ("3", "--step 3"),
+        ("step_4_adam", "--step 4_adam"),
+        ("mine.toml", "--step mine.toml"),
+    ],
+)
+def test_an_unknown_word_names_what_was_meant(typed, meant, capsys):
+    """As the first word, and as the last."""
+    expected = f"jaxdrill: {typed.split('=')[0]} is unknown; did you mean {meant}? (--help shows every flag)\n"
+    for arguments in ([typed, "--epochs", "3"], ["--step", "4", typed]):
+        assert main(arguments) == 2
+        assert capsys.readouterr().err == expected
+
+
+def test_help_of_another_command_is_not_that_of_training(capsys):
+    assert main(["report", "--help"]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and "did you mean python -m jaxdrill.report?" in said.err
+
+
+@pytest.mark.parametrize("typed", ["--dropout.rate", "--output", "hello", "--gpu"])
+def test_a_word_like_no_other_gets_no_guess(typed, capsys):
+    assert main(["--step", "4", typed]) == 2
+    assert capsys.readouterr().err == f"jaxdrill: {typed} is unknown (--help shows every flag)\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "message"),
+    [
+        ("main", ["check", "runs", "--min-acc", "0.9"], "--min-acc is unknown; did you mean --min-accuracy?"),
+        ("main", ["verify", "runs", "--epoch=1"], "--epoch is unknown; did you mean --epochs?"),
+        ("report", ["--output", "x"], "--output is unknown; did you mean --out?"),
+        ("predict", ["run", "image", "--jsn"], "--jsn is unknown; did you mean --json?"),
+        ("export", ["run", "--too", "onnx"], "--too is unknown; did you mean --to?"),
+        ("page", ["--seed", "3"], "--seed is unknown; did you mean --seeds?"),
+    ],
+)
+def test_every_command_names_the_flag_that_was_meant(command, arguments, message, capsys):
+    """Also where a required flag is missing only because it is misspelt."""
+    assert import_module(f"jaxdrill.{command}").main(arguments) == 2
+    assert capsys.readouterr().err == f"jaxdrill: {message} (--help shows every flag)\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [("main", []), ("main", ["check"]), ("main", ["verify"]), *((name, []) for name in ("report", "export", "page"))],
+)
+def test_the_version_of_every_command(command, arguments, capsys):
+    with pytest.raises(SystemExit) as exited:
+        import_module(f"jaxdrill.{command}").main([*arguments, "--version"])
+    assert exited.value.code == 0
+    assert capsys.readouterr().out == f"jaxdrill {jaxdrill.__version__}\n" == "jaxdrill 0.1.0\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "flag", "needed"),
+    [
+        (["--step", "4_adam", "--optimizer.momentum", "0.95"], "--optimizer.momentum", "--optimizer.name sgd"),
+        (["--optimizer.name", "adam", "--optimizer.nesterov", "true"], "--optimizer.nesterov", "--optimizer.name sgd"),
+        (["--optimizer.nesterov", "true", "--optimizer.momentum", "0"], "--optimizer.nesterov",
+         "--optimizer.momentum above 0"),
+        (["--optimizer.beta-2", "0.9"], "--optimizer.beta-2", "--optimizer.name adam"),
+        (["--step", "4", "--schedule.factor", "0.5"], "--schedule.factor", "--schedule.name step or exponential"),
+        (["--step", "5_exponential", "--schedule.every-epochs", "3"], "--schedule.every-epochs",
+         "--schedule.name step"),
+        (["--schedule.warmup", "0.5"], "--schedule.warmup", "--schedule.name triangle"),
+        (["--step", "3", "--augmentation.rotation-fill", "0"], "--augmentation.rotation-fill",
+         "--augmentation.rotation-degrees, --augmentation.scale or --augmentation.shift-pixels above 0"),
+        (["--step", "all", "--schedule.warmup", "0.5", "--schedule.name", "step"], "--schedule.warmup",
+         "--schedule.name triangle"),
+    ],
+)  # fmt: skip
+def test_a_flag_without_an_effect(arguments, flag, needed, capsys):
+    assert main([*arguments, "--dry-run"]) == 2
+    expected = f"jaxdrill: {flag} has no effect: it needs {needed}. Remove it, or add what it needs.\n"
+    assert capsys.readouterr().err == expected
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--step", "4_adam", "--optimizer.beta-1", "0.8"],
+        ["--step", "4_adam", "--optimizer.name", "sgd", "--optimizer.momentum", "0.5"],
+        ["--step", "3", "--augmentation.scale", "0.1", "--augmentation.interpolation", "bilinear"],
+        ["--schedule.name", "triangle", "--schedule.warmup", "0.5"],
+        ["--step", "all", "--optimizer.momentum", "0.5"],  # in all steps but one
+    ],
+)
+def test_a_flag_with_an_effect(arguments, capsys):
+    assert main([*arguments, "--dry-run"]) == 0
+    said = capsys.readouterr()
+    assert said.err == "" and f"  {arguments[-2]} {arguments[-1]}\n" in said.out
+
+
+@pytest.mark.parametrize(
+    ("toml", "flags", "warned"),
+    [
+        ('name = "adam"\nmomentum = 0.5', [], True),
+        ("momentum = 0.5", [], False),  # nothing beside it says that it has no effect
+        ('name = "sgd"\nmomentum = 0.5', [], False),
+        ('name = "adam"\nmomentum = 0.5', ["--optimizer.name", "sgd"], False),
+    ],
+)
+def test_a_recipes_field_without_an_effect_is_worth_one_warning(toml, flags, warned, tmp_path, capsys):
+    """What it inherits is not: step 4 with Adam has step 4's momentum."""
+    path = tmp_path / "mine.toml"
+    path.write_text(f'extends = "step_4_adam"\n[optimizer]\n{toml}\n')
+    assert main(["--step", str(path), "--dry-run", *flags]) == 0
+    what = "optimizer.momentum has no effect: it needs optimizer.name sgd. Remove it, or add what it needs."
+    assert capsys.readouterr().err == (f"jaxdrill: warning: {path}: {what}\n" if warned else "")
+
+
+def test_a_warning_about_a_recipe_is_printed_once(tmp_path, capsys):
+    path = tmp_path / "mine.toml"
+    path.write_text("network = [{ conv = 10, kernel = 28, relu = true }]")
+    assert main(["--step", str(path), "--dry-run"]) == 0
+    warning = f"warning: {path}: the last convolution has relu = true, so no logit is below 0"
+    assert capsys.readouterr().err == f"jaxdrill: {warning}\n"
 
 
 @pytest.mark.parametrize(
@@ -131,7 +278,7 @@ def test_all_steps_into_one_workdir(tmp_path, monkeypatch, capsys):
         return workdir or parent / config.name
 
     monkeypatch.setattr("jaxdrill.runs.session.train", train)
-    monkeypatch.setattr("jaxdrill.evidence.page.summary", lambda folders: "the table")
+    monkeypatch.setattr("jaxdrill.evidence.page.summary", lambda folders, width: "the table")
     assert main(["--step", "all", "--workdir", str(tmp_path / "my runs")]) == 0
     assert seen == [(name, None, tmp_path / "my runs") for name in config.steps()]
     assert capsys.readouterr().out.endswith(f"report: python -m jaxdrill.report '{tmp_path / 'my runs'}'\n")
@@ -143,7 +290,7 @@ def test_all_steps_into_one_workdir(tmp_path, monkeypatch, capsys):
 
 
 def test_a_table_that_cannot_be_made_is_no_success(tmp_path, monkeypatch, capsys):
-    def fail(folders):
+    def fail(folders, width):
         raise RunError("the table cannot be made")
 
     monkeypatch.setattr("jaxdrill.runs.session.train", lambda *_: tmp_path)
@@ -193,10 +340,11 @@ def test_a_whole_run_without_a_network(tiny_recipe, tmp_path):
     code, out, err = finish(start("--step", str(tiny_recipe), "--data", "auto", "--offline", cwd=tmp_path))
     assert code == 0, err
     assert err.count("\n") == 1 and "training on digits instead" in err
-    numbers = [line for line in out.splitlines() if "%" in line and "---" not in line and "| step |" not in line]
+    numbers = [line for line in out.splitlines() if "%" in line and line.startswith("digits")]
     assert len(numbers) == 2 and all(line.startswith("digits seed 1 epoch ") and " of 2 " in line for line in numbers)
-    assert out.splitlines()[1].startswith("compiling for 1 seed(s)")
-    assert "| tiny | digits | 1,548 | 0.06 | 2 | " in out
+    assert re.fullmatch(r"compiled for 1 seed\(s\) in \d+\.\d s", out.splitlines()[1])
+    assert out.split("\n\n")[1].splitlines()[-1].split()[:5] == ["tiny", "digits", "1,548", "0.06", "2"]
+    assert "|" not in out
     assert "report: python -m jaxdrill.report runs/tiny_digits\n" in out
     assert json.loads((tmp_path / "runs" / "tiny_digits" / "run.json").read_text())["dataset"] == "digits"
 
@@ -263,6 +411,7 @@ def test_the_progress_bar_on_a_terminal(tiny_recipe, tmp_path):
     os.close(controller)
     assert process.wait(timeout=60) == 0
     text = shown.decode()
+    assert re.search(r"compiling for 1 seed\(s\): 0 s.*compiled for 1 seed\(s\) in \d+\.\d s\r\n", text, re.S)
     for part in ("digits seed 1 epoch 1 of 2:", "digits seed 1 epoch 2 of 2:", "loss=", "accuracy=", "/720 [", "<"):
         assert part in text
     assert "digits seed 1 epoch  1 of 2 " in text

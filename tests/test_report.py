@@ -10,6 +10,7 @@ import subprocess
 import sys
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from conftest import ROOT
 from PIL import Image
@@ -18,7 +19,8 @@ from runs_on_disk import CURVES, write_run, write_trained
 import jaxdrill
 import jaxdrill.report
 from benchmarks import readme
-from jaxdrill.evidence.page import summary
+from jaxdrill.evidence.page import summary, text_table
+from jaxdrill.evidence.tables import Table
 from jaxdrill.main import main
 from jaxdrill.page import main as page_main
 from jaxdrill.runs.reader import read_all
@@ -33,6 +35,41 @@ def test_the_readmes_tables_are_what_the_results_say():
     metadata = read_all([ROOT / "results"])[0].metadata
     assert metadata["git_commit"][:7] in readme
     assert all(f"{name} {metadata['versions'][name]}" in readme for name in ("jax", "flax", "optax"))
+
+
+FITTING = """\
+                     million
+step  parameters  operations   last test %
+----  ----------  ----------  ------------
+a        194,884       52.16  98.93 ± 0.12
+b_c        9,606        1.45         99.40"""
+CONTINUED = """\
+                     million
+step  parameters  operations
+----  ----------  ----------
+a        194,884       52.16
+b_c        9,606        1.45
+
+step   last test %
+----  ------------
+a     98.93 ± 0.12
+b_c          99.40"""
+
+
+@pytest.mark.parametrize(("width", "shown"), [(42, FITTING), (41, CONTINUED)])
+def test_a_table_on_a_terminal_is_aligned(width, shown):
+    """Numbers to the right, headers wrapped, pictures left out; continued below where the terminal ends."""
+    picture = Image.new("L", (1, 1))
+    rows = [["a", picture, "194,884", "52.16", "98.93 ± 0.12"], ["b_c", picture, "9,606", "1.45", "99.40"]]
+    table = Table(["step", "picture", "parameters", "million operations", "last test %"], rows)
+    assert text_table(table, width) == shown
+
+
+def test_the_tables_after_training_fit_and_hold_what_the_markdown_has(drill):
+    aligned, markdown = summary([drill], 80), summary([drill])
+    assert max(map(len, aligned.splitlines())) <= 80 and "|" not in aligned
+    cells = {cell for line in markdown.splitlines() if line.startswith("| step_") for cell in line.split(" | ")[1:-1]}
+    assert len(cells) == 20 and all(cell in aligned for cell in cells)
 
 
 def test_the_readmes_tables_and_picture_are_made_from_the_results(drill, tmp_path, monkeypatch):
@@ -158,7 +195,7 @@ def test_text_from_files_is_no_markup(tmp_path):
         ([], 1, "there is no folder runs here; train first"),
         (["nowhere"], 1, "there is no run folder nowhere"),
         (["."], 1, ". is no run folder: it holds no config.json"),
-        (["--output", "x", "nowhere"], 2, "unrecognized arguments: --output"),
+        (["--output", "x", "nowhere"], 2, "--output is unknown; did you mean --out?"),
         (["nowhere", "--detect", "0"], 2, "0 is not a number of percentage points above 0 and up to 100"),
         (["a/step_2", "b/step_3"], 2, "the runs are in different folders; say with --out"),
     ],
@@ -174,39 +211,82 @@ def test_wrong_usage(arguments, code, message, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("minimum", "more", "code", "message"),
     [
-        ("0.98", [], 0, "test 99.20 % over 3 seed(s), above 98 % (p = 0.0046)"),
-        ("0.98", ["--alpha", "0.001"], 3, "not shown to be above 98 % (p = 0.0046, alpha = 0.001)"),
-        ("0.994", [], 3, "not shown to be above 99.4 %"),
-        ("99.4", [], 2, "argument --min-accuracy: 99.4 is no number from 0 to 1"),
-        ("x", [], 2, "x is no number"),
+        ("0.01", [], 0, "at least 1 %"),
+        ("0.992", [], 0, "at least 99.2 %"),  # the mean itself
+        ("0.99201", [], 3, ", below 99.201 %"),
+        ("0.98", ["--confident"], 0, "; the mean is above 98 % (p = 0.0046, alpha = 0.05)"),
+        ("0.98", ["--alpha", "0.01"], 0, "; the mean is above 98 % (p = 0.0046, alpha = 0.01)"),
+        ("0.98", ["--alpha", "0.001"], 3, "; the mean is not shown to be above 98 % (p = 0.0046, alpha = 0.001)"),
+        (
+            "0.98",
+            ["--confident", "--alpha", "0"],
+            3,
+            "; the mean is not shown to be above 98 % (p = 0.0046, alpha = 0)",
+        ),
+        ("0.991", ["--confident"], 3, "; the mean is not shown to be above 99.1 % (p = 0.24, alpha = 0.05)"),
+        ("0.994", ["--confident", "--alpha", "1"], 3, ", below 99.4 %"),
     ],
 )
 def test_check(tmp_path, capsys, minimum, more, code, message):
+    """The mean of 99.0, 99.2 and 99.4 %; `--alpha` implies `--confident`."""
     folder = write_run(tmp_path / "run", "2", CURVES)
     assert main(["check", str(folder), "--min-accuracy", minimum, *more]) == code
-    said = capsys.readouterr()
-    assert message in said.out + said.err and (said.out + said.err).count("\n") == 1
+    said, line = capsys.readouterr(), f"{folder}: test 99.2 % over 3 seeds"
+    line = line + message if message[0] in ",;" else f"{line}, {message}"
+    assert (said.out, said.err) == ((f"{line}\n", "") if code == 0 else ("", f"jaxdrill: {line}\n"))
 
 
-def test_check_of_runs_that_cannot_tell(tmp_path, capsys):
-    one = write_run(tmp_path / "one", "2", {1: [0.995]})
-    equal = write_run(tmp_path / "equal", "2", {1: [0.995], 2: [0.995]})
-    for folder, why in ((one, "a single seed has no spread"), (equal, "the seeds are all equal")):
-        assert main(["check", str(folder), "--min-accuracy", "0.9"]) == 3
-        assert f"is inconclusive: {why}; train more --seeds" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("accuracies", "why"), [([0.919], "a single seed has no spread"), ([0.919] * 2, "all seeds are equal")]
+)
+def test_check_of_seeds_without_a_spread(tmp_path, capsys, accuracies, why):
+    """They pass by their mean; whether they would again is not known."""
+    curves = {seed: [accuracy] for seed, accuracy in enumerate(accuracies, start=1)}
+    folder = write_run(tmp_path / "run", "2", curves)
+    seeds = f"{len(curves)} seed{'s' if len(curves) > 1 else ''}"
+    measured = f"{folder}: test {100 * accuracies[0]:g} % over {seeds}"
+    assert main(["check", str(folder), "--min-accuracy", "0.01"]) == 0
+    assert capsys.readouterr().out == f"{measured}, at least 1 %\n"
+    assert main(["check", str(folder), "--min-accuracy", "0.01", "--confident"]) == 3
+    what = f"; whether the mean is above 1 % is inconclusive: {why}. Train more --seeds"
+    assert capsys.readouterr().err == f"jaxdrill: {measured}{what}\n"
+
+
+def test_check_says_by_how_little_a_run_fails(tmp_path, capsys):
+    """99.3967 % is not shown as 99.40 %."""
+    folder = write_run(tmp_path / "run", "2", {1: [0.994], 2: [0.994], 3: [0.9939]}, labels=np.arange(10_000) % 10)
+    assert main(["check", str(folder), "--min-accuracy", "0.994"]) == 3
+    assert capsys.readouterr().err == f"jaxdrill: {folder}: test 99.3967 % over 3 seeds, below 99.4 %\n"
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "meant"),
+    [("--min-accuracy", "99.4", "; did you mean 0.994?"), ("--min-accuracy", "100", "; did you mean 1?"),
+     ("--min-accuracy", "101", ""), ("--min-accuracy", "x", ""), ("--min-accuracy", "nan", ""),
+     ("--alpha", "5", "; did you mean 0.05?"), ("--alpha", "-1", "")],
+)  # fmt: skip
+def test_check_of_what_is_not_a_fraction(capsys, flag, value, meant):
+    assert main(["check", "run", "--min-accuracy", "0.5", flag, value]) == 2
+    expected = f"jaxdrill: argument {flag}: {value} is not a number from 0 to 1{meant}\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_check_needs_a_run_and_a_minimum(tmp_path, capsys):
     assert main(["check", str(tmp_path / "none"), "--min-accuracy", "0.9"]) == 1
-    assert main(["check", str(one)]) == 2
+    assert main(["check", str(tmp_path)]) == 2
     assert "--min-accuracy" in capsys.readouterr().err
 
 
 def test_check_takes_a_folder_of_runs(drill, capsys):
     """All must pass."""
-    (drill / "step_3" / "config.json").unlink()  # of two seeds, which show little
-    assert main(["check", str(drill), "--min-accuracy", "0.98"]) == 0
-    assert capsys.readouterr().out.count("above 98 %") == 3
-    assert main(["check", str(drill), "--min-accuracy", "0.992"]) == 3
+    runs = [f"{drill / step}: test {mean} % over {seeds} seeds" for step, mean, seeds in (
+        ("step_2", "99.2", 3), ("step_3", "99.1", 2), ("step_4", "99.2", 3), ("step_5", "99.6667", 3))]  # fmt: skip
+    assert main(["check", str(drill), "--min-accuracy", "0.991"]) == 0
+    assert capsys.readouterr().out.splitlines() == [f"{run}, at least 99.1 %" for run in runs]
+    assert main(["check", str(drill), "--min-accuracy", "0.993"]) == 3
     said = capsys.readouterr()
-    assert said.out.count("above 99.2 %") == 1 and said.err.count("not shown to be above 99.2 %") == 2
+    assert said.out == f"{runs[3]}, at least 99.3 %\n"
+    assert said.err == f"jaxdrill: {'; '.join(f'{run}, below 99.3 %' for run in runs[:3])}\n"
 
 
 def test_the_page_stands_alone(drill):

@@ -1,6 +1,7 @@
 """The search for recipes, on digits."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -24,9 +25,7 @@ batch_size = {{ small = 400 }}
 
 
 @pytest.fixture
-def space(tmp_path, tiny_recipe, monkeypatch):
-    monkeypatch.setattr(search, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(search, "FRONTIER", tmp_path / "FRONTIER.md")
+def space(tmp_path, tiny_recipe):
     path = tmp_path / "rates.toml"
     path.write_text(SPACE.format(recipe=tiny_recipe))
     return path
@@ -34,7 +33,8 @@ def space(tmp_path, tiny_recipe, monkeypatch):
 
 @pytest.mark.slow
 def test_the_better_half_is_trained_longer_and_nothing_twice(space, tmp_path, monkeypatch, capsys):
-    arguments = ["search", str(space), "--out", str(tmp_path / "runs")]
+    arguments = ["search", str(space), "--out", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
+    arguments += ["--frontier", str(tmp_path / "FRONTIER.md")]
     monkeypatch.setattr("sys.argv", arguments)
     search.main()
     rows = json.loads((tmp_path / "results" / "rates.json").read_text())["rows"]
@@ -79,23 +79,55 @@ def test_larger_networks_and_some_of_many_are_left_out(space):
     assert not list(search.proposals(table | {"parameters_below": 100}, ""))
 
 
-def test_the_frontier_is_made_from_the_results(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    assert search.FRONTIER.read_text() == search.frontier()
+def test_the_frontier_is_made_from_the_results(tmp_path, monkeypatch):
+    """As CONTRIBUTING.md says."""
+    frontier = tmp_path / "FRONTIER.md"
+    arguments = ["search", "--results", str(ROOT / "results" / "search"), "--frontier", str(frontier)]
+    monkeypatch.setattr("sys.argv", arguments)
+    search.main()
+    assert frontier.read_text() == (ROOT / "benchmarks" / "FRONTIER.md").read_text()
+
+
+def test_a_search_for_nothing_writes_nothing(tmp_path, monkeypatch, capsys):
+    """Without a space it used to write the tables into the current folder's files."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["search"])
+    assert search.exit_code(search.main) == 2
+    message = "there is nothing to do. Name a SPACE.toml, or a file for the tables with --frontier."
+    assert capsys.readouterr().err == f"jaxdrill: {message}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_search_leaves_tracked_files_alone(space, few_digits, tmp_path, monkeypatch):
+    """Only `runs/`, which git ignores, is written into the current folder unless another place is named."""
+    text = space.read_text()
+    one_rung = "rungs = [{ epochs = 1, seeds = 1 }]"
+    space.write_text(re.sub(r"^rungs = .*$", one_rung, text, flags=re.M).replace("0.02, 0.00001", "0.02"))
+    tracked = {tmp_path / "clone" / name: name for name in ("results/search/rates.json", "benchmarks/FRONTIER.md")}
+    for path, content in tracked.items():
+        path.parent.mkdir(parents=True)
+        path.write_text(content)
+    monkeypatch.chdir(tmp_path / "clone")
+    monkeypatch.setattr("sys.argv", ["search", str(space)])
+    search.main()
+    assert {path: path.read_text() for path in tracked} == tracked
+    assert sorted(path.name for path in (tmp_path / "clone").iterdir()) == ["benchmarks", "results", "runs"]
+    assert {path.name for path in (tmp_path / "clone" / "runs" / "search").iterdir()} == {"rates", "rates.json"}
 
 
 @pytest.mark.slow
 def test_cross_validation_answers_each_image_once(tmp_path, tiny_recipe, all_digits, monkeypatch, capsys):
-    monkeypatch.setattr(cross_validation, "RESULTS", tmp_path / "found.json")
-    arguments = ["--data", "digits", "--folds", "2", "--seeds", "2", "--epochs", "1", "--out", f"{tmp_path / 'runs'}"]
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--data", "digits", "--folds", "2", "--seeds", "2", "--epochs", "1"]
     longer = tmp_path / "quick.toml"
     longer.write_text(f'extends = "{tiny_recipe}"\n[optimizer]\nlearning_rate = 0.05\n')
     monkeypatch.setattr("sys.argv", ["cross_validation", str(tiny_recipe), str(longer), *arguments])
     cross_validation.main()
-    first, second = json.loads((tmp_path / "found.json").read_text())
+    first, second = json.loads((tmp_path / "runs" / "cross_validation" / "figures.json").read_text())
     assert np.shape(first["folds"]) == np.shape(second["folds"]) == (2, 2) and first["step"] == "tiny"
     assert second["difference"] == pytest.approx(np.mean(second["folds"]) - np.mean(first["folds"]))
     for fold in (1, 2):
         held = splits.hold_out(all_digits, 5748, "auto", fold).test_labels  # half of 11,496
-        assert np.array_equal(read(tmp_path / "runs" / f"quick_fold_{fold}").labels, held)
+        assert np.array_equal(read(tmp_path / "runs" / "cross_validation" / f"quick_fold_{fold}").labels, held)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["quick.toml", "runs"]
     assert "quick: " in capsys.readouterr().out

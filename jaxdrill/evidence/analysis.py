@@ -9,7 +9,7 @@ from statistics import median_low
 import numpy as np
 from scipy import stats
 
-from jaxdrill.config import load, options, recipe_folder, steps
+from jaxdrill.config import options, recipe_folder, resolve, steps
 from jaxdrill.evidence.statistics import Difference, Summary, correct, difference, epochs_at_target, summary
 from jaxdrill.nn.architecture import layer_table
 from jaxdrill.recipe import Config
@@ -175,7 +175,7 @@ def _reference(runs: Sequence[Run]) -> Run:
     """
     if len(runs) == 1 or runs[0].name not in steps():
         return runs[0]
-    plain = _fields(load(runs[0].name))
+    plain = _fields(resolve(runs[0].name))
     return min(runs, key=lambda run: sum(plain[name] != value for name, value in _fields(run.config).items()))
 
 

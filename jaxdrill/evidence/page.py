@@ -2,8 +2,9 @@
 
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from textwrap import wrap
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -39,13 +40,18 @@ def render(runs: Sequence[Run], detect: float | None = None) -> tuple[str, str]:
     return page, text
 
 
-def summary(folders: Sequence[Path]) -> str:
-    """The results of each dataset and its comparisons as Markdown, as the README shows them."""
+def summary(folders: Sequence[Path], width: int | None = None) -> str:
+    """Return the results of each dataset and its comparisons: as Markdown, or aligned for a terminal.
+
+    Args:
+        folders: run folders, or folders of run folders.
+        width: of the terminal, characters; None for Markdown.
+    """
     shown = []
     for analyses in group_runs(read_all(folders)):
         compared = tables.comparisons(analyses)
         shown += [tables.results(analyses), *([compared] if compared else [])]
-    return "\n\n".join(markdown_table(table) for table in shown)
+    return "\n\n".join(text_table(table, width) if width else markdown_table(table) for table in shown)
 
 
 def markdown_table(table: tables.Table) -> str:
@@ -54,6 +60,38 @@ def markdown_table(table: tables.Table) -> str:
     rule = ["--:" if kind == "n" else "---" for kind in table.kinds]
     lines = [[plain(row[i]) for i in kept] for row in (table.header, *table.rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], [rule[i] for i in kept], *lines[1:]))
+
+
+def text_table(table: tables.Table, width: int) -> str:
+    """Return a table, without its columns of pictures, as aligned text.
+
+    Headers are wrapped to the width of their column. A table that is wider than `width` characters is continued below,
+    with its first column repeated, as pandas prints it.
+    """
+    columns = []
+    for i, kind in enumerate(table.kinds):
+        if kind != "p":
+            cells = [printable(row[i]) for row in table.rows]
+            columns.append(_column(printable(table.header[i]), cells, str.rjust if kind == "n" else str.ljust))
+    blocks = [columns[:1]]
+    for column in columns[1:]:
+        if len(blocks[-1]) > 1 and sum(len(each[0]) + 2 for each in [*blocks[-1], column]) - 2 > width:
+            blocks.append(columns[:1])
+        blocks[-1] = [*blocks[-1], column]
+    return "\n\n".join(map(_side_by_side, blocks))
+
+
+def _side_by_side(columns: Sequence[list[str]]) -> str:
+    """Join columns line by line; those with fewer lines, because their header is shorter, begin further down."""
+    height = max(map(len, columns))
+    filled = [[" " * len(column[0])] * (height - len(column)) + column for column in columns]
+    return "\n".join("  ".join(line).rstrip() for line in zip(*filled, strict=True))
+
+
+def _column(header: str, cells: Sequence[str], align: Callable[[str, int], str]) -> list[str]:
+    """Return the lines of a column, all of the same length: its header, wrapped, a rule, and its cells."""
+    width = max(map(len, [*cells, *header.split()]), default=0)
+    return [*(align(line, width) for line in wrap(header, width)), "-" * width, *(align(cell, width) for cell in cells)]
 
 
 def plain(text: str) -> str:

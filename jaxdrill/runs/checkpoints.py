@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from jaxdrill import tensors
 from jaxdrill.errors import RunError, print_error
 from jaxdrill.files import parse_json
-from jaxdrill.runs.folder import as_row
+from jaxdrill.runs.folder import START_OVER, as_row
 from jaxdrill.tensors import Arrays
 
 KEPT = 2  # checkpoints of a group: if the latest is damaged, the one before it is used
@@ -120,7 +120,7 @@ def select(checkpoint: Checkpoint, template: Any, seeds: list[int]) -> Any:
         array = checkpoint.arrays.get(name)
         if array is None or (array.shape, array.dtype) != (shape, like.dtype):
             found = "is missing" if array is None else f"is {array.dtype}{list(array.shape)}"
-            raise RunError(f"{checkpoint.file} is of another network: {name} {found}; choose another --workdir")
+            raise RunError(f"{checkpoint.file} is of another network: {name} {found}. {START_OVER}")
         return array[rows]
 
     return jax.tree_util.tree_map_with_path(restored, template)

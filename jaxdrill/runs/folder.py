@@ -22,6 +22,8 @@ FORMAT = 3  # it grows when a reader of the older one would go wrong
 LARGEST_NUMBER = 1e30  # in metrics.jsonl: what is read can be squared and added, as statistics do
 FOLDERS = ("predictions", "weights", "checkpoints", "tensorboard")
 NAMES = ("config.json", "run.json", "metrics.jsonl", "images.npz", *FOLDERS)  # of what training writes
+# What to do if a run cannot be continued.
+START_OVER = "Pass --restart to archive that run and start over, or pass another --workdir."
 TRAINED = ("epoch", "step", "learning_rate", "train_loss", "train_accuracy", "seconds")
 EVALUATED = ("loss", "accuracy", "examples")  # in the file `test_loss` or `validation_loss` and so on
 

@@ -15,7 +15,7 @@ from jaxdrill import __version__
 from jaxdrill.data import Dataset
 from jaxdrill.errors import UsageError
 from jaxdrill.recipe import Config
-from jaxdrill.runs.folder import FORMAT
+from jaxdrill.runs.folder import FORMAT, START_OVER
 from jaxdrill.training import backend
 from jaxdrill.training.random import GENERATOR
 
@@ -90,18 +90,17 @@ def identity(config: Config, dataset_sha256: str, init_sha256: str = "") -> dict
 
 
 def assert_same_identity(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Compares what `identity` gave then and gives now.
+    """Compare the identity of the run in a folder with that of the run to train; both are results of `identity`.
 
     Raises:
-        UsageError: the folder holds another run.
+        UsageError: they differ.
     """
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) == new.get(key):
             continue
-        values = "" if key == "network" else f" = {old.get(key)}, now it is {new.get(key)}"
-        what = "another network" if key == "network" else f"{key}{values}"
+        what = "another network" if key == "network" else f"{key} = {old.get(key)}; now it is {new.get(key)}"
         reason = " (its schedule ends with the last epoch)" if key == "epochs" else ""
-        raise UsageError(f"{workdir} holds a run with {what}{reason}; choose another --workdir, or delete that one")
+        raise UsageError(f"{workdir} holds a run with {what}{reason}. {START_OVER}")
 
 
 def git_commit(package: Path) -> str | None:

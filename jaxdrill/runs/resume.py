@@ -59,7 +59,7 @@ def _read_run(
             provenance.assert_same_identity(workdir, before, identity)
         rows, damaged = folder.read_rows(workdir)
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise RunError(f"the run in {workdir} is damaged ({error}); choose another --workdir") from error
+        raise RunError(f"the run in {workdir} is damaged ({error}). {folder.START_OVER}") from error
     latest: dict[int, Checkpoint] = {}
     for path in sorted(workdir.glob("checkpoints/seed*")):
         if checkpoint := checkpoints.latest(path):
@@ -81,8 +81,8 @@ def _read_run(
             done = -(-latest[seed].step // steps_per_epoch)
         if done > config.epochs:
             raise UsageError(
-                f"{workdir} holds seed {seed} in epoch {done}, beyond the {config.epochs} asked; "
-                f"ask for --epochs {done}, or choose another --workdir"
+                f"{workdir} holds seed {seed} in epoch {done}, beyond the {config.epochs} requested. "
+                f"Pass --epochs {done} to keep that run. {folder.START_OVER}"
             )
     return rows, previous, latest
 

@@ -16,6 +16,7 @@ from jaxdrill.files import write_text
 from jaxdrill.nn.architecture import trace
 from jaxdrill.recipe import Config
 from jaxdrill.runs import folder, provenance
+from jaxdrill.runs.elapsed import show_elapsed
 from jaxdrill.runs.group import Group, Session
 from jaxdrill.runs.resume import CannotWrite, is_finished, locked, open_run, set_aside
 from jaxdrill.runs.stopping import StopRequest
@@ -143,9 +144,11 @@ def _train_groups(run: Session, groups: list[list[int]]) -> None:
         run.stop.check(stopped)
         with devices.explained_memory_errors(config, len(seeds)):
             if len(seeds) not in programs:
-                say(f"compiling for {len(seeds)} seed(s); later starts take the programs from a cache")
-                programs[len(seeds)] = Program(config, run.dataset, len(seeds), initial=run.initial)
-                run.metadata["seconds"]["compile"] += programs[len(seeds)].compile_seconds
+                with show_elapsed(f"compiling for {len(seeds)} seed(s)"):
+                    program = Program(config, run.dataset, len(seeds), initial=run.initial)
+                say(f"compiled for {len(seeds)} seed(s) in {program.compile_seconds:.1f} s")
+                run.metadata["seconds"]["compile"] += program.compile_seconds
+                programs[len(seeds)] = program
             run.stop.check(stopped)
             Group(run, programs[len(seeds)], seeds).train()
 

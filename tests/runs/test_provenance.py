@@ -54,14 +54,24 @@ def test_a_hold_out_of_earlier_versions_is_not_continued_where_it_leaked(tmp_pat
     assert "hold_out_by" not in provenance.identity(recipe.model_copy(update={"data": "mnist"}), "sum")
     identity = provenance.identity(recipe.model_copy(update={"data": "digits"}), "sum")
     earlier = {key: value for key, value in identity.items() if key != "hold_out_by"}
-    message = "holds a run with hold_out_by = None, now it is source image; choose another --workdir"
+    message = "holds a run with hold_out_by = None; now it is source image. Pass --restart"
     with pytest.raises(UsageError, match=message):
         provenance.assert_same_identity(tmp_path, earlier, identity)
 
 
-def test_another_network_is_named_without_its_layers(tmp_path):
-    old, new = (provenance.identity(config.load(step), "sum") for step in ("2", "1"))
-    with pytest.raises(UsageError, match="holds a run with name = step_2, now it is step_1; choose another"):
-        provenance.assert_same_identity(tmp_path, old, new)
-    with pytest.raises(UsageError, match="holds a run with another network; choose another --workdir"):
-        provenance.assert_same_identity(tmp_path, old | {"network": []}, old)
+@pytest.mark.parametrize(
+    ("step", "base", "changed", "what"),
+    [
+        ("2", "1", {}, "name = step_1; now it is step_2"),
+        ("2", "2", {"network": []}, "another network"),
+        ("5", "5", {"optimizer.learning_rate": 0.02}, "optimizer.learning_rate = 0.01; now it is 0.02"),
+        ("6", "6", {"epochs": 30}, "epochs = 15; now it is 30 (its schedule ends with the last epoch)"),
+    ],
+)
+def test_another_run_in_the_folder_can_be_archived(tmp_path, step, base, changed, what):
+    """The message names the field with both values, but not the layers of a network."""
+    old, new = (provenance.identity(config.load(name), "sum") for name in (base, step))
+    with pytest.raises(UsageError) as error:
+        provenance.assert_same_identity(tmp_path, old, new | changed)
+    how = "Pass --restart to archive that run and start over, or pass another --workdir."
+    assert str(error.value) == f"{tmp_path} holds a run with {what}. {how}"

@@ -24,7 +24,7 @@ from jaxdrill.evidence.prose import caveats
 from jaxdrill.evidence.tables import sessions
 from jaxdrill.nn.pytorch import to_pytorch
 from jaxdrill.runs import checkpoints, group, session
-from jaxdrill.runs.folder import write_rows
+from jaxdrill.runs.folder import FORMAT, START_OVER, write_rows
 from jaxdrill.runs.reader import read
 from jaxdrill.runs.weights import read_weights
 from jaxdrill.tensors import read_npz, write_npz
@@ -303,7 +303,7 @@ def test_a_checkpoint_beyond_the_epochs_asked_is_refused(command, tmp_path, monk
     capsys.readouterr()
     assert command(tmp_path, "--epochs", 1) == 2
     error = capsys.readouterr().err
-    assert "seed 1 in epoch 2, beyond the 1 asked; ask for --epochs 2" in error and error.count("\n") == 1
+    assert "seed 1 in epoch 2, beyond the 1 requested. Pass --epochs 2" in error and error.count("\n") == 1
     assert contents(tmp_path) == before
     assert command(tmp_path) == 0 and read(tmp_path).epochs == 2
 
@@ -437,25 +437,42 @@ def test_a_schedule_with_a_horizon_is_not_continued_for_more_epochs(command, tmp
     flags = tmp_path, "--schedule.name", "triangle"
     assert command(*flags, "--epochs", 1) == 0
     assert command(*flags, "--epochs", 2) == 2
-    assert "holds a run with epochs = 1, now it is 2 (its schedule ends with the last epoch)" in capsys.readouterr().err
+    assert "holds a run with epochs = 1; now it is 2 (its schedule ends with the last epoch)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--optimizer.learning-rate", "0.02"], "with optimizer.learning_rate = 0.01, now it is 0.02; choose"),
-        (["--batch-size", "64"], "holds a run with batch_size = 512, now it is 64; choose another --workdir"),
-        (["--epochs", "1"], "holds seed 3 in epoch 2, beyond the 1 asked; ask for --epochs 2, or choose"),
-        (["--execution.matmul-precision", "bfloat16"], "with execution.matmul_precision = float32, now it is bfloat16"),
-        (["--hold-out", "100"], "holds a run with evaluate_on = test, now it is validation"),
+        (["--optimizer.learning-rate", "0.02"], "a run with optimizer.learning_rate = 0.01; now it is 0.02."),
+        (["--batch-size", "64"], "a run with batch_size = 512; now it is 64."),
+        (["--epochs", "1"], "seed 3 in epoch 2, beyond the 1 requested. Pass --epochs 2 to keep that run."),
+        (["--execution.matmul-precision", "bfloat16"],
+         "a run with execution.matmul_precision = float32; now it is bfloat16."),
+        (["--hold-out", "100"], "a run with evaluate_on = test; now it is validation."),
     ],
-)
+)  # fmt: skip
 def test_a_folder_of_another_run_is_left_alone(finished, command, capsys, flags, message):
     before = contents(finished)
     assert command(finished, "--seed", 3, *flags) == 2
-    error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1
+    assert capsys.readouterr().err == f"jaxdrill: {finished} holds {message} {START_OVER}\n"
     assert contents(finished) == before
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "code", "message"),
+    [
+        ("run.json", f'{{"format": {FORMAT - 1}}}', 2, f"holds a run of another version of jaxdrill (its format is "
+         f"{FORMAT - 1}, now it is {FORMAT}). Continue it with that version. {START_OVER}"),
+        ("config.json", "{}", 1, f"is damaged ('name'). {START_OVER}"),
+    ],
+)  # fmt: skip
+def test_a_run_that_cannot_be_continued_can_be_archived(copy, command, capsys, file, text, code, message):
+    (copy / file).write_text(text)
+    before = contents(copy)
+    assert command(*both(copy)) == code
+    assert capsys.readouterr().err.endswith(f"{copy} {message}\n")
+    assert contents(copy) == before
+    assert command(copy, "--restart", "--epochs", 1) == 0
 
 
 def test_a_damaged_folder(command, tmp_path, capsys):
