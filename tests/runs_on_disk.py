@@ -52,7 +52,7 @@ def write_run(
         for seed in seeds for epoch, accuracy in enumerate(curves[seed])
     ]  # fmt: skip
     (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    shown = set(range(10))
+    shown = set(range(min(10, len(labels))))
     for seed in seeds:
         predicted = np.array(labels, np.uint8)
         wrong = (seed + np.arange(round((1 - curves[seed][-1]) * len(labels)))) % len(labels)

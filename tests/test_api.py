@@ -75,7 +75,7 @@ for name in before:
          "optimizer__learning_rate?"),
         ("5", {"work_dir": "x"}, "work_dir is unknown; did you mean workdir?"),
         ("5", {"data__dir": "x"}, "data__dir is unknown; did you mean data_dir?"),
-        ("5", {"name": "x"}, "name is unknown"),
+        ("5", {"name": "x"}, "name is unknown; did you mean optimizer__name?"),
         ("5", {"optimizer__learning_rate": -1}, "optimizer__learning_rate is -1; allowed: a number above 0"),
         ("5", {"optimizer__learning_rate": "fast"}, "optimizer__learning_rate is 'fast'; allowed: a number above 0"),
         ("5", {"optimizer__nesterov": 1}, "optimizer__nesterov is 1; allowed: true or false"),

@@ -178,7 +178,7 @@ def test_a_flag_out_of_range(flag, text, message):
     ("text", "message"),
     [
         ("epochs = ", "is not valid TOML"),
-        ("\udcff", "is not valid TOML"),
+        ("\udcff", "is not encoded in UTF-8: line 1 has the byte 0xff. Save it as UTF-8."),
         ('extends = "mine"', "extends itself: mine.toml -> mine.toml"),
         ('extends = "step_9"', "extends step_9, and there is no step_9.toml"),
         ("", "network must be a list of layers"),

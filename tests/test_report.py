@@ -237,7 +237,8 @@ def test_check(tmp_path, capsys, minimum, more, code, message):
 
 
 @pytest.mark.parametrize(
-    ("accuracies", "why"), [([0.919], "a single seed has no spread"), ([0.919] * 2, "all seeds are equal")]
+    ("accuracies", "why"),
+    [([0.919] * n, "a test needs at least 3 seeds") for n in (1, 2)] + [([0.919] * 3, "all seeds are equal")],
 )
 def test_check_of_seeds_without_a_spread(tmp_path, capsys, accuracies, why):
     """They pass by their mean; whether they would again is not known."""

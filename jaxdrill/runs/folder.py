@@ -79,7 +79,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
         if metadata.get("format") != FORMAT:
             raise RunError(
                 f"{folder} was written by another version of jaxdrill (its format is {metadata.get('format', 1)}, this "
-                f"one reads {FORMAT}). Use that version, or train into another folder."
+                f"one reads {FORMAT}). Use that version to read or continue it. {START_OVER}"
             )
         Metadata.model_validate(metadata)
     except ValueError as error:

@@ -130,7 +130,7 @@ def test_restart_keeps_the_old_folder(copy, command, capsys):
         name.replace(f"{copy}/", ""): c for name, c in before.items()
     }
     assert read(copy).config.optimizer.learning_rate == 0.02
-    assert find([copy.parent]) == [copy], "a report of all runs has each once"
+    assert find([copy.parent]) == [(copy, True)], "a report of all runs has each once"
     assert "--restart" not in (copy / "run.json").read_text(), "the advice to repeat a command must not restart it"
 
 

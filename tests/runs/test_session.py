@@ -371,7 +371,7 @@ def test_what_decides_bits_is_kept_in_the_checkpoint_too(copy, command, capsys, 
     (copy / gone).unlink()
     flags = both(copy, "--epochs", 3)
     assert command(*flags, "--optimizer.learning-rate", 0.02) == 2
-    assert "holds a run with optimizer.learning_rate = 0.01, now it is 0.02" in capsys.readouterr().err
+    assert "holds a run with optimizer.learning_rate = 0.01; now it is 0.02" in capsys.readouterr().err
     assert command(*flags) == 0 and read(copy).epochs == 3
 
 
@@ -428,7 +428,7 @@ def test_held_out_images_are_evaluated_and_say_so(command, tmp_path, capsys, dig
     assert {"validation_accuracy", "validation_loss", "validation_examples"} < set(rows(tmp_path)[0])
     assert rows(tmp_path)[0]["validation_examples"] == 400 and "test_accuracy" not in rows(tmp_path)[0]
     run = read(tmp_path)
-    assert (run.split, run.dataset, len(run.labels)) == ("validation", "digits (validation)", 400)
+    assert (run.split, run.dataset, len(run.labels)) == ("validation", "digits (validation, 400 images)", 400)
     _, held = splits.hold_out(digits, 400, "auto").train_labels, splits.hold_out(digits, 400, "auto").test_labels
     np.testing.assert_array_equal(run.labels, held)
 
@@ -461,8 +461,8 @@ def test_a_folder_of_another_run_is_left_alone(finished, command, capsys, flags,
 @pytest.mark.parametrize(
     ("file", "text", "code", "message"),
     [
-        ("run.json", f'{{"format": {FORMAT - 1}}}', 2, f"holds a run of another version of jaxdrill (its format is "
-         f"{FORMAT - 1}, now it is {FORMAT}). Continue it with that version. {START_OVER}"),
+        ("run.json", f'{{"format": {FORMAT - 1}}}', 1, f"was written by another version of jaxdrill (its format is "
+         f"{FORMAT - 1}, this one reads {FORMAT}). Use that version to read or continue it. {START_OVER}"),
         ("config.json", "{}", 1, f"is damaged ('name'). {START_OVER}"),
     ],
 )  # fmt: skip
@@ -477,8 +477,10 @@ def test_a_run_that_cannot_be_continued_can_be_archived(copy, command, capsys, f
 
 def test_a_damaged_folder(command, tmp_path, capsys):
     (tmp_path / "config.json").write_text('{"half')
-    assert command(tmp_path) == 1
-    assert "is damaged" in capsys.readouterr().err
+    """Without a checkpoint, nothing in it shows that it is a run's."""
+    assert command(tmp_path) == 2
+    message = "is not a run folder, but holds config.json, which training would replace. Choose another --workdir."
+    assert capsys.readouterr().err.endswith(f"{tmp_path} {message}\n")
     assert (tmp_path / "config.json").read_text() == '{"half'
 
 
