@@ -14,6 +14,7 @@ import numpy as np
 from jaxdrill import embedded, idx, tensors
 from jaxdrill.errors import RunError, UsageError, nearest, print_error
 from jaxdrill.files import sha256
+from jaxdrill.preparation import Preparation, measure
 from jaxdrill.reachability import assert_reachable
 from jaxdrill.recipe import DATASETS
 
@@ -51,6 +52,11 @@ class Dataset:
         for name in FILES:
             digest.update(getattr(self, name).data)
         return digest.hexdigest()
+
+    @property
+    def preparation(self) -> Preparation:
+        """Return how a picture must be prepared to look like the training images."""
+        return measure(self.name, self.train_images)
 
 
 def load(name: str, data_dir: Path | None = None, offline: bool = False) -> Dataset:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxdrill.errors import Parser, RunError, UsageError, exit_code, print_error, say
+from jaxdrill.preparation import Preparation
 
 BATCH, SHOWN = 500, 256  # images at a time, and at most in the picture of `--show`
 
@@ -25,7 +26,7 @@ def _command(arguments: list[str]) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder, or a .safetensors file in its weights/")
     parser.add_argument(
         "images", type=Path, nargs="+", metavar="IMAGE",
-        help="a picture of one digit, of any size and colours; or a folder of them; or an idx file of images",
+        help="a picture, of any size and colours, prepared as the training images were; or a folder of them; or an idx file of images",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="one JSON object an image")
     parser.add_argument("--show", type=Path, metavar="FILE.png", help="write a picture of what the networks saw")
@@ -33,8 +34,9 @@ def _command(arguments: list[str]) -> None:
     from jaxdrill.runs import weights
 
     numbers = [None] if options.run.is_file() else weights.seeds(options.run)
+    preparation = weights.preparation(weights.find(options.run, numbers[0]))
     networks = {f"{'file' if number is None else number}": weights.load(options.run, number) for number in numbers}
-    failed, seen, images = 0, [], _images(options.images)
+    failed, seen, images = 0, [], _images(options.images, preparation)
     while batch := list(islice(images, BATCH)):
         named = [(name, image) for name, image in batch if isinstance(image, np.ndarray)]
         failed += sum(print_error(f"{image}", 1) for _, image in batch if isinstance(image, RunError))
@@ -52,8 +54,9 @@ def _command(arguments: list[str]) -> None:
         raise RunError(f"{failed} image(s) could not be read")
 
 
-def _images(paths: Sequence[Path]) -> Iterator[tuple[str, np.ndarray | RunError]]:
-    """The name of each image, and its pixels uint8[28, 28] or why it has none."""
+def _images(paths: Sequence[Path], preparation: Preparation) -> Iterator[tuple[str, np.ndarray | RunError]]:
+    """Yield the name of each image, and its pixels uint8[28, 28] or the error. Pictures are prepared as training images
+    were; images of idx files are data already, and go through unchanged."""
     from jaxdrill import idx
     from jaxdrill.deploy import digit
 
@@ -71,7 +74,7 @@ def _images(paths: Sequence[Path]) -> Iterator[tuple[str, np.ndarray | RunError]
                         raise RunError(f"{file} holds images of {images.shape[1]}x{images.shape[2]}; allowed: 28x28")
                     yield from ((f"{file}[{n}]", image) for n, image in enumerate(images))
                 else:
-                    yield f"{file}", digit.read(file)
+                    yield f"{file}", digit.read(file, preparation)
             except RunError as error:
                 yield f"{file}", error
 

@@ -168,6 +168,7 @@ def _write_last(run: Session, seeds: list[int], progress: Progress, logits: np.n
     if not processes.is_first():
         return
     about = {key: run.metadata[key] for key in ("dataset", "dataset_sha256", "versions", "git_commit")}
+    about["preparation"] = run.dataset.preparation.as_table()
     for n, seed in enumerate(seeds):
         own = {name: array[n] for name, array in weights.items()}
         write_weights(

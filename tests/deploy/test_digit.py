@@ -10,6 +10,7 @@ from sklearn.datasets import load_digits
 
 from jaxdrill.deploy import digit
 from jaxdrill.errors import RunError
+from jaxdrill.preparation import is_mnist
 
 DIGITS = load_digits()
 
@@ -46,11 +47,11 @@ def test_scaled_and_placed_as_mnist(tmp_path, number):
 def test_mnist_itself_is_not_changed(tmp_path, mnist_dir):
     content = gzip.decompress((mnist_dir / "t10k-images-idx3-ubyte.gz").read_bytes())[16:]
     images = np.frombuffer(content, np.uint8).reshape(-1, 28, 28)
-    assert all(digit._is_mnist(image) for image in images)
+    assert all(is_mnist(image) for image in images)
     for image in images[:100]:
         assert np.array_equal(read(tmp_path, Image.fromarray(image)), image)
     moved = np.roll(images[0], 3, axis=1)  # 28x28, but not in its place
-    assert not digit._is_mnist(moved)
+    assert not is_mnist(moved)
     back = read(tmp_path, Image.fromarray(moved)).astype(int)
     assert abs(back - images[0]).mean() < abs(moved.astype(int) - images[0]).mean() / 2
 
