@@ -86,17 +86,23 @@ def inside_border(grey: np.ndarray) -> np.ndarray:
     """Cut off a border of a picture uint8[H, W]: outermost pixels nearly all of one shade, dark or light, when those
     further inside are nearly all of the other and a digit is drawn on them."""
     low, high = np.percentile(grey, (1, 99))
-    light, start, shade = grey > (low + high) / 2, 0, None
-    for depth in range(int(BORDER * min(grey.shape)) + 1):
-        share = frame(_cut(light, depth)).mean() if min(grey.shape) > 2 * depth + 1 else 0.5
-        if 0.1 < share < 0.9:
-            continue
-        if shade is not None and (share > 0.5) != shade:
-            start = depth
-        shade = share > 0.5
-    inner = _cut(light, start)
-    paper = (inner == shade).mean()
-    return _cut(grey, start) if high - low >= FAINTEST and 0.65 <= paper <= 1 - INK else grey
+    light = grey > (low + high) / 2
+    shares = _shares(light, BORDER)
+    if high - low < FAINTEST or 0.1 < shares[0] < 0.9:
+        return grey
+    other = 1 - shares if shares[0] > 0.5 else shares
+    if not (other >= 0.9).any():
+        return grey
+    start = int((other >= 0.9).argmax())
+    paper = (_cut(light, start) != (shares[0] > 0.5)).mean()
+    return _cut(grey, start) if 0.65 <= paper <= 1 - INK else grey
+
+
+def _shares(light: np.ndarray, depth: float) -> np.ndarray:
+    """Return which share of the pixels at each distance from the edge is light, of an image bool[H, W], up to a distance
+    of `depth` shorter sides."""
+    shorter = min(light.shape)
+    return np.array([frame(_cut(light, n)).mean() for n in range(min(int(depth * shorter), (shorter - 2) // 2) + 1)])
 
 
 def _cut(image: np.ndarray, depth: int) -> np.ndarray:
@@ -114,7 +120,9 @@ def ink(grey: np.ndarray) -> np.ndarray:
     """
     height, width = grey.shape
     if min(height, width) < 3 or max(height, width) < 8:
-        raise RunError(f"has {width} x {height} pixels; a digit needs at least 8 pixels in one direction and 3 in the other")
+        raise RunError(
+            f"has {width} x {height} pixels; a digit needs at least 8 pixels in one direction and 3 in the other"
+        )
     paper = _paper(grey)
     strength = grey - paper
     few = min(32, max(4, round(INK * grey.size)))  # a speck is no stroke
@@ -131,17 +139,17 @@ def _paper(grey: np.ndarray) -> np.ndarray:
     """Return the grey levels of the paper, lit from one side, of an image uint8[H, W]: a plane through its outermost
     pixels.
 
-    Where lines run along the edges, most outermost pixels are of another shade than most of the image. Then the plane
-    goes through all pixels of the latter shade. A narrow crop of a stroke can be mostly ink, and is excepted.
+    Where lines run along the edges, most outermost pixels are of another shade than most of the image, and than nearly
+    all pixels at some small distance from the edge. Then the plane goes through all pixels of that shade.
     """
     height, width = grey.shape
     rows, columns = np.mgrid[:height, :width] / max(height, width)
     plane = np.stack([np.ones_like(rows), rows, columns], -1)
     seen = frame(grey).astype(np.float64)
     light = grey > np.percentile(grey, (1, 99)).mean()
-    share, narrow = light.mean(), 3 * min(grey.shape) < max(grey.shape)
-    if max(share, 1 - share) > 0.6 and (frame(light).mean() > 0.5) != (share > 0.5) and not narrow:
-        kept = (light == (share > 0.5)) & (np.add.outer(np.arange(height), np.arange(width)) % 7 == 0)
+    shares, most = _shares(light, 0.12), light.mean() > 0.5
+    if (shares[0] > 0.5) != most and (shares if most else 1 - shares).max() > 0.8 and 0.6 < (light == most).mean():
+        kept = (light == most) & (np.add.outer(np.arange(height), np.arange(width)) % 7 == 0)
         at, seen = plane[kept], grey[kept].astype(np.float64)
     else:
         kept = np.abs(seen - np.median(seen)) <= 40  # a stroke that leaves the image is no paper
@@ -186,7 +194,9 @@ def _count(marked: np.ndarray, axis: int) -> int:
     for part, extent in tall[1:]:
         last, before = digits[-1]
         gap, lengths = (part.start - last.stop) / whole, [(each.stop - each.start) / whole for each in (last, part)]
-        if part.start - last.stop > 1 and _are_two(gap, min(lengths), min(extent, before), (part.stop - last.start) / whole, axis):
+        if part.start - last.stop > 1 and _are_two(
+            gap, min(lengths), min(extent, before), (part.stop - last.start) / whole, axis
+        ):
             digits.append((part, extent))
         else:
             digits[-1] = slice(last.start, part.stop), max(extent, before)

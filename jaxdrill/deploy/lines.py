@@ -14,8 +14,9 @@ from scipy import ndimage
 from jaxdrill.errors import RunError
 
 SLOPE = 0.1  # pixels per pixel: lines are tilted by at most 6 degrees
-COVERED, SIDE_COVERED = 0.35, 0.55  # of the extent of all ink, at least, by a line, and by a side of a box
+COVERED, SIDE_COVERED = 0.2, 0.55  # of the extent of all ink, at least, by a line, and by a side of a box
 MARGIN = 0.03  # of a line, at least, between its ends and the digit
+RULED = 4  # parallel lines from edge to edge, at least, that no digit has
 ENCLOSED = 0.25  # of the extents of a ring, at least, for what is inside it to be the digit
 
 
@@ -29,8 +30,8 @@ class Line:
     end: int
     share: float = 1.0  # of the extent of all ink that it covers
 
-    def row(self, column: float) -> float:
-        """Return the row of the upper edge."""
+    def row(self, column: Any) -> Any:
+        """Return the row of the upper edge at a column, or at each of an array of columns."""
         return self.at + self.slope * column
 
 
@@ -40,18 +41,20 @@ def without_lines(drawn: np.ndarray) -> np.ndarray:
     Where a stroke crosses a line, the stroke stays whole.
 
     Raises:
-        RunError: a ring that is not a straight box encloses the digit.
+        RunError: lines of the paper cannot be told from the digit, or a ring that is not a straight box encloses it.
     """
     flat, upright = find_lines(drawn > 0), find_lines(drawn.T > 0)
     box, box_upright = _box(flat, upright)
-    removed = box + [line for line in flat if line not in box and _reaches_edges(line, drawn.shape)]
-    removed_upright = box_upright + [
-        line for line in upright if line not in box_upright and _reaches_edges(line, drawn.T.shape)
-    ]
+    removed, removed_upright = (
+        box + _through(flat, drawn.shape, box),
+        box_upright + _through(upright, drawn.T.shape, box_upright),
+    )
     if removed or removed_upright:
         rest = _erase(_erase(drawn, removed).T, removed_upright).T
         if _is_digit(rest, removed, removed_upright, bool(box)):
             drawn = rest
+        elif max(len(removed), len(removed_upright)) >= RULED:
+            raise RunError("shows ruled lines that cannot be told from the digit. Use a picture on blank paper.")
     _assert_no_ring(drawn)
     return drawn
 
@@ -87,6 +90,13 @@ def find_lines(marked: np.ndarray) -> list[Line]:
     return found
 
 
+def _through(lines: list[Line], shape: tuple[int, ...], box: list[Line]) -> list[Line]:
+    """Return the lines, other than the sides of a box, with both ends at an edge of the picture, if one of them is
+    covered as well as a side of a box: strokes hide parts of the others."""
+    found = [line for line in lines if line not in box and _reaches_edges(line, shape)]
+    return found if any(line.share >= SIDE_COVERED for line in found) else []
+
+
 def _reaches_edges(line: Line, shape: tuple[int, ...]) -> bool:
     """Return True if both ends of a line are at an edge of the picture."""
     height, width = shape
@@ -104,21 +114,22 @@ def _box(flat: list[Line], upright: list[Line]) -> tuple[list[Line], list[Line]]
     (top, *_, bottom), (left, *_, right) = outer
     near = 0.12 * max(top.end - top.start, left.end - left.start)
     corners = [(line.start, left, line) for line in (top, bottom)] + [(line.end, right, line) for line in (top, bottom)]
-    corners += [(line.start, top, line) for line in (left, right)] + [(line.end, bottom, line) for line in (left, right)]
+    corners += [(line.start, top, line) for line in (left, right)] + [
+        (line.end, bottom, line) for line in (left, right)
+    ]
     closed = all(abs(end - other.row(line.row(end))) <= near for end, other, line in corners)
     return ([top, bottom], [left, right]) if closed else ([], [])
 
 
 def _erase(drawn: np.ndarray, lines: list[Line]) -> np.ndarray:
-    """Remove the ink of lines where it is no thicker than the line: elsewhere a stroke crosses it."""
-    left, height = drawn.copy(), len(drawn)
-    for line in lines:
-        columns = np.arange(max(0, line.start - 3), min(drawn.shape[1], line.end + 4))
-        tops, ends = _runs(drawn > 0, np.round([line.row(x) for x in columns]).astype(int), columns)
-        if not (ends > tops).any():
-            continue
-        thick = np.median((ends - tops)[ends > tops])
-        thin = (ends > tops) & (ends - tops <= 1.5 * thick + 1)
+    """Remove the ink of lines where it is no thicker than the lines: elsewhere a stroke crosses or covers them."""
+    left, (height, width) = drawn.copy(), drawn.shape
+    near = max(3, width // 25)
+    places = [np.arange(max(0, line.start - near), min(width, line.end + near + 1)) for line in lines]
+    runs = [_runs(drawn > 0, np.round(line.row(x)).astype(int), x) for line, x in zip(lines, places, strict=True)]
+    thick = [np.percentile((ends - tops)[ends > tops], 25) for tops, ends in runs if (ends > tops).any()]
+    for (tops, ends), columns in zip(runs, places, strict=True):
+        thin = (ends > tops) & (ends - tops <= 1.5 * np.median(thick) + 1) if thick else ends > tops
         rows = np.arange(height)[:, None]
         left[:, columns] = np.where(thin & (rows >= tops) & (rows < ends), 0, left[:, columns])
     return left
