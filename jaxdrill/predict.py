@@ -26,7 +26,7 @@ def _command(arguments: list[str]) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder, or a .safetensors file in its weights/")
     parser.add_argument(
         "images", type=Path, nargs="+", metavar="IMAGE",
-        help="a picture, of any size and colours, prepared as the training images were; or a folder of them; or an idx file of images",
+        help="a picture, of any size and colours; or a folder of them; or an idx file of images",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="one JSON object an image")
     parser.add_argument("--show", type=Path, metavar="FILE.png", help="write a picture of what the networks saw")

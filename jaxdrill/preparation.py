@@ -87,14 +87,14 @@ def of_metadata(texts: Mapping[str, Any], dataset: str) -> Preparation:
         return KNOWN.get(dataset, MNIST)
     found = texts["preparation"]
     try:
-        prepared = Preparation(**found)
-    except TypeError as error:
+        prepared = Preparation(**dict(found))
+    except (TypeError, ValueError) as error:
         raise ValueError(f"preparation is {found}") from error
     allowed = prepared.layout in ("mnist", "isolated", "full_frame") and prepared.polarity in (
         "light_on_dark",
         "dark_on_light",
     )
-    if not allowed or type(prepared.box) is not int or not 1 <= prepared.box <= SIDE:
+    if found == [] or not allowed or type(prepared.box) is not int or not 1 <= prepared.box <= SIDE:
         raise ValueError(f"preparation is {found}")
     return prepared
 

@@ -51,9 +51,9 @@ def prepare(grey: np.ndarray, preparation: Preparation = MNIST) -> np.ndarray:
     """
     if preparation.layout == "full_frame":
         return _whole(grey)
-    if preparation.layout == "isolated" and grey.shape == (SIDE, SIDE):
-        if (np.median(frame(grey)) > 127) == preparation.is_dark_on_light:
-            return grey
+    same_paper = (np.median(frame(grey)) > 127) == preparation.is_dark_on_light
+    if preparation.layout == "isolated" and grey.shape == (SIDE, SIDE) and same_paper:
+        return grey
     as_mnist = preparation.layout == "mnist"
     ready = next((each for each in (grey, 255 - grey) if as_mnist and is_mnist(each)), None)
     image = centred(find(grey), preparation.box, as_mnist) if ready is None else ready
@@ -61,8 +61,9 @@ def prepare(grey: np.ndarray, preparation: Preparation = MNIST) -> np.ndarray:
 
 
 def find(grey: np.ndarray) -> np.ndarray:
-    """Return the ink float64[H, W], 0..1, of the one digit in a picture uint8[H, W] of either polarity, without borders,
-    ruled lines, boxes and specks.
+    """Return the ink float64[H, W], 0..1, of the one digit in a picture uint8[H, W] of either polarity.
+
+    Borders, ruled lines, boxes and specks are removed.
 
     Raises:
         RunError: the picture is blank, or shows several digits.
@@ -94,13 +95,15 @@ def inside_border(grey: np.ndarray) -> np.ndarray:
     if not (other >= 0.9).any():
         return grey
     start = int((other >= 0.9).argmax())
+    if start - np.flatnonzero(other[:start] <= 0.1)[-1] > max(2, 0.03 * min(grey.shape)):
+        return grey  # a border ends at once; a bold digit on narrow paper does not
     paper = (_cut(light, start) != (shares[0] > 0.5)).mean()
     return _cut(grey, start) if 0.65 <= paper <= 1 - INK else grey
 
 
 def _shares(light: np.ndarray, depth: float) -> np.ndarray:
-    """Return which share of the pixels at each distance from the edge is light, of an image bool[H, W], up to a distance
-    of `depth` shorter sides."""
+    """Return the share of light pixels at each distance from the edge, of an image bool[H, W]. The last distance is
+    `depth` times the shorter side."""
     shorter = min(light.shape)
     return np.array([frame(_cut(light, n)).mean() for n in range(min(int(depth * shorter), (shorter - 2) // 2) + 1)])
 
@@ -148,7 +151,7 @@ def _paper(grey: np.ndarray) -> np.ndarray:
     seen = frame(grey).astype(np.float64)
     light = grey > np.percentile(grey, (1, 99)).mean()
     shares, most = _shares(light, 0.12), light.mean() > 0.5
-    if (shares[0] > 0.5) != most and (shares if most else 1 - shares).max() > 0.8 and 0.6 < (light == most).mean():
+    if (shares[0] > 0.5) != most and (shares if most else 1 - shares).max() > 0.8 and (light == most).mean() > 0.6:
         kept = (light == most) & (np.add.outer(np.arange(height), np.arange(width)) % 7 == 0)
         at, seen = plane[kept], grey[kept].astype(np.float64)
     else:

@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from jaxdrill.errors import RunError
 
+MIN_SIDE = 40  # pixels of a picture; in smaller ones a line looks as a stroke does
 SLOPE = 0.1  # pixels per pixel: lines are tilted by at most 6 degrees
 COVERED, SIDE_COVERED = 0.2, 0.55  # of the extent of all ink, at least, by a line, and by a side of a box
 MARGIN = 0.03  # of a line, at least, between its ends and the digit
@@ -43,6 +44,8 @@ def without_lines(drawn: np.ndarray) -> np.ndarray:
     Raises:
         RunError: lines of the paper cannot be told from the digit, or a ring that is not a straight box encloses it.
     """
+    if min(drawn.shape) < MIN_SIDE:
+        return drawn
     flat, upright = find_lines(drawn > 0), find_lines(drawn.T > 0)
     box, box_upright = _box(flat, upright)
     removed, removed_upright = (
@@ -60,7 +63,7 @@ def without_lines(drawn: np.ndarray) -> np.ndarray:
 
 
 def find_lines(marked: np.ndarray) -> list[Line]:
-    """Find the nearly horizontal straight lines of ink bool[H, W], by a Hough transform of the upper edges of the ink."""
+    """Find the nearly horizontal straight lines of ink bool[H, W]: a Hough transform of its upper edges."""
     height, width = marked.shape
     edges = marked & ~np.pad(marked, ((1, 0), (0, 0)))[:-1]
     rows, columns = np.nonzero(edges)
@@ -188,7 +191,7 @@ def _assert_no_ring(drawn: np.ndarray) -> None:
     """Raises:
     RunError: a part of the ink encloses another that is large enough for a digit.
     """
-    labels, count = cast(Any, ndimage.label(drawn > 0, np.ones((3, 3))))
+    labels, _ = cast(Any, ndimage.label(drawn > 0, np.ones((3, 3))))
     parts = ndimage.find_objects(labels)
     for number, part in enumerate(parts, 1):
         sides = [side.stop - side.start for side in part]
