@@ -150,7 +150,7 @@ def _paper(grey: np.ndarray) -> np.ndarray:
     plane = np.stack([np.ones_like(rows), rows, columns], -1)
     seen = frame(grey).astype(np.float64)
     light = grey > np.percentile(grey, (1, 99)).mean()
-    shares, most = _shares(light, 0.12), light.mean() > 0.5
+    shares, most = _shares(light, 0.08), light.mean() > 0.5
     if (shares[0] > 0.5) != most and (shares if most else 1 - shares).max() > 0.8 and (light == most).mean() > 0.6:
         kept = (light == most) & (np.add.outer(np.arange(height), np.arange(width)) % 7 == 0)
         at, seen = plane[kept], grey[kept].astype(np.float64)

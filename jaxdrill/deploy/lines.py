@@ -14,6 +14,7 @@ from scipy import ndimage
 from jaxdrill.errors import RunError
 
 MIN_SIDE = 40  # pixels of a picture; in smaller ones a line looks as a stroke does
+ALONE_COVERED = 0.8  # by a line without another parallel to it
 SLOPE = 0.1  # pixels per pixel: lines are tilted by at most 6 degrees
 COVERED, SIDE_COVERED = 0.2, 0.55  # of the extent of all ink, at least, by a line, and by a side of a box
 MARGIN = 0.03  # of a line, at least, between its ends and the digit
@@ -97,7 +98,8 @@ def _through(lines: list[Line], shape: tuple[int, ...], box: list[Line]) -> list
     """Return the lines, other than the sides of a box, with both ends at an edge of the picture, if one of them is
     covered as well as a side of a box: strokes hide parts of the others."""
     found = [line for line in lines if line not in box and _reaches_edges(line, shape)]
-    return found if any(line.share >= SIDE_COVERED for line in found) else []
+    least = SIDE_COVERED if len(found) > 1 else ALONE_COVERED
+    return found if any(line.share >= least for line in found) else []
 
 
 def _reaches_edges(line: Line, shape: tuple[int, ...]) -> bool:
