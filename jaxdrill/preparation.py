@@ -17,14 +17,16 @@ import numpy as np
 SIDE, BOX, CENTRE = 28, 20, 14.5  # pixels
 SAMPLE = 5_000  # training images that are measured
 MAX_FAINT = 40  # grey levels between the paper of all training images and a pixel of an empty margin
-MIN_SHARE = 0.95  # of the images, with an empty margin
+# Of the outermost pixels of all images, that are paper. MNIST translated by 0 and 3 pixels has 1.00 and 0.97; stretched
+# to the full frame it has 0.90, and scikit-learn's digits 0.79.
+MIN_SHARE = 0.95
 
 
 @dataclass(frozen=True)
 class Preparation:
     """What `deploy.digit` does to a picture.
 
-    layout: `mnist`: scaled and placed as MNIST's digits are; `isolated`: one object with an empty margin, scaled and
+    layout: `mnist`: scaled and placed as MNIST's digits are; `isolated`: one object with a nearly empty margin, scaled and
         placed in another way; `full_frame`: anything else.
     polarity: `light_on_dark` as MNIST's, or `dark_on_light`.
     box: the longer side of the object in pixels, 20 for `mnist`, the median for `isolated`, 28 for `full_frame`.
@@ -64,12 +66,11 @@ def measure(dataset: str, images: np.ndarray) -> Preparation:
     light = 255 - images if paper > 127 else images
     if all(is_mnist(image) for image in light):
         return Preparation("mnist", polarity)
-    empty = (np.abs(margins - paper) <= MAX_FAINT).all(1)
-    if empty.mean() < MIN_SHARE or MAX_FAINT < paper < 255 - MAX_FAINT:
+    if (np.abs(margins - paper) <= MAX_FAINT).mean() < MIN_SHARE or MAX_FAINT < paper < 255 - MAX_FAINT:
         return Preparation("full_frame", polarity, SIDE)
     inked = light > min(paper, 255 - paper) + MAX_FAINT
     sides = np.maximum(*(_extents(inked.any(axis)) for axis in (1, 2)))
-    return Preparation("isolated", polarity, int(np.median(sides[empty])))
+    return Preparation("isolated", polarity, int(np.median(sides)))
 
 
 def of_metadata(texts: Mapping[str, Any], dataset: str) -> Preparation:

@@ -197,12 +197,12 @@ def test_pictures_of_custom_data_are_predicted_as_its_idx_file(tmp_path, capsys,
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_the_preparation_of_mnist_is_measured(mnist_dir, dark):
-    """Whole, under another name, with all images moved by one pixel, and stretched to the full frame."""
+    """Whole, under another name, with all images translated by 3 pixels, and stretched to the full frame."""
     images = idx.read(mnist_dir / "t10k-images-idx3-ubyte.gz", 3)[:1000]
     polarity = "dark_on_light" if dark else "light_on_dark"
     large = np.stack([np.asarray(Image.fromarray(image[4:24, 4:24]).resize((28, 28))) for image in images])
     for layout, box, made in (
-        ("mnist", 20, images), ("isolated", 20, np.roll(images, 1, (1, 2))), ("full_frame", 28, large)
+        ("mnist", 20, images), ("isolated", 20, np.roll(images, 3, (1, 2))), ("full_frame", 28, large)
     ):  # fmt: skip
         found = measure("mine", (255 - made if dark else made)[..., None])
         assert (found.layout, found.polarity) == (layout, polarity) and abs(found.box - box) <= 1
