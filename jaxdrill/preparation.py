@@ -26,8 +26,8 @@ MIN_SHARE = 0.95
 class Preparation:
     """What `deploy.digit` does to a picture.
 
-    layout: `mnist`: scaled and placed as MNIST's digits are; `isolated`: one object with a nearly empty margin, scaled and
-        placed in another way; `full_frame`: anything else.
+    layout: `mnist`: scaled and placed as MNIST's digits are; `isolated`: one object with a nearly empty margin,
+        scaled and placed in another way; `full_frame`: anything else.
     polarity: `light_on_dark` as MNIST's, or `dark_on_light`.
     box: the longer side of the object in pixels, 20 for `mnist`, the median for `isolated`, 28 for `full_frame`.
     """

@@ -188,10 +188,10 @@ def _count(marked: np.ndarray, axis: int) -> int:
     broken one; the dash of a 5 or the dots of a broken line are not among them. The limits, in extents across of all
     ink, were chosen on MNIST's training images (`_are_two`).
     """
-    along = marked.any(axis)
+    along, across = np.asarray(marked.any(axis)), np.asarray(marked.any(1 - axis))
     found = [part for (part,) in ndimage.find_objects(cast(Any, ndimage.label(along))[0])]
-    whole = _extent(marked.any(1 - axis))
-    extents = [_extent((marked[:, part] if axis == 0 else marked[part]).any(1 - axis)) / whole for part in found]
+    whole = _extent(across)
+    extents = [_extent(np.asarray((marked[:, p] if axis == 0 else marked[p]).any(1 - axis))) / whole for p in found]
     tall = [(part, extent) for part, extent in zip(found, extents, strict=True) if extent >= max(extents) / 2]
     digits = tall[:1]
     for part, extent in tall[1:]:

@@ -202,6 +202,6 @@ def _assert_no_ring(drawn: np.ndarray) -> None:
             for axis, (own, o, side) in enumerate(zip(part, other, sides, strict=True)))]  # fmt: skip
         if not inner:
             continue
-        enclosed = ndimage.binary_fill_holes(labels[part] == number)
+        enclosed = np.asarray(ndimage.binary_fill_holes(labels[part] == number))
         if any(enclosed[labels[part] == n].all() for n in inner):
             raise RunError("shows a digit inside a ring or a frame. Crop the picture inside it.")
