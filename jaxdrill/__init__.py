@@ -68,8 +68,11 @@ def train(
 
 
 def load(run: str | Path, seed: int | None = None) -> Callable[[Any], Any]:
-    """Load a trained network as a function from images uint8[N, 28, 28] to probabilities float32[N, 10]; see
-    `runs.weights.load`."""
+    """Load a trained network as a function from images uint8[N, 28, 28], 0..255, to probabilities float32[N, 10].
+
+    The images must look as the training images did (MNIST's: light on dark, scaled and centred). Pictures of other
+    kinds are prepared by `jaxdrill.predict`. See `runs.weights.load`.
+    """
     from jaxdrill.runs import weights
 
     return weights.load(Path(run), seed)

@@ -16,6 +16,7 @@ import numpy as np
 from jaxdrill import embedded, idx, tensors
 from jaxdrill.errors import RunError, UsageError, is_terminal, nearest, print_error
 from jaxdrill.files import sha256
+from jaxdrill.preparation import Preparation, measure
 from jaxdrill.reachability import assert_reachable
 from jaxdrill.recipe import DATASETS
 
@@ -64,6 +65,11 @@ class Dataset:
         digest = hashlib.sha256(np.ascontiguousarray(self.test_images).data)
         digest.update(np.ascontiguousarray(self.test_labels).data)
         return digest.hexdigest()
+
+    @property
+    def preparation(self) -> Preparation:
+        """Return how a picture must be prepared to look like the training images."""
+        return measure(self.name, self.train_images)
 
 
 def load(name: str, data_dir: Path | None = None, offline: bool = False) -> Dataset:

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxdrill.errors import Parser, RunError, UsageError, exit_code, print_error, show
 from jaxdrill.files import write_bytes
+from jaxdrill.preparation import Preparation
 
 BATCH, SHOWN = 500, 256  # images at a time, and at most in the picture of `--show`
 
@@ -27,7 +28,7 @@ def _command(arguments: list[str]) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder, or a .safetensors file in its weights/")
     parser.add_argument(
         "images", type=Path, nargs="+", metavar="IMAGE",
-        help="a picture of one digit, of any size and colours; or a folder of them; or an idx file of images",
+        help="a picture, of any size and colours; or a folder of them; or an idx file of images",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="one JSON object an image")
     parser.add_argument("--show", type=Path, metavar="FILE.png", help="write a picture of what the networks saw")
@@ -35,8 +36,10 @@ def _command(arguments: list[str]) -> None:
     from jaxdrill.runs import weights
 
     numbers = [None] if options.run.is_file() else weights.seeds(options.run)
+    first = weights.find(options.run, numbers[0])
+    preparation, dataset = weights.preparation(first), weights.read_weights(first)[1].data
     networks = {f"{'file' if number is None else number}": weights.load(options.run, number) for number in numbers}
-    failed, seen, images = 0, [], _images(options.images)
+    failed, seen, images = 0, [], _images(options.images, preparation, dataset)
     while batch := list(islice(images, BATCH)):
         named = [(name, image) for name, image in batch if isinstance(image, np.ndarray)]
         failed += sum(print_error(f"{image}", 1) for _, image in batch if isinstance(image, RunError))
@@ -54,8 +57,14 @@ def _command(arguments: list[str]) -> None:
         raise RunError(f"{failed} image(s) could not be read")
 
 
-def _images(paths: Sequence[Path]) -> Iterator[tuple[str, np.ndarray | RunError]]:
-    """The name of each image, and its pixels uint8[28, 28] or why it has none."""
+def _images(
+    paths: Sequence[Path], preparation: Preparation, dataset: str
+) -> Iterator[tuple[str, np.ndarray | RunError]]:
+    """Yield the name of each image, and its pixels uint8[28, 28] or the error.
+
+    Pictures are prepared as training images were. Images of idx files are read as those of `dataset`, the name of the
+    training data, and are not changed.
+    """
     from jaxdrill import idx
     from jaxdrill.deploy import digit
 
@@ -68,12 +77,12 @@ def _images(paths: Sequence[Path]) -> Iterator[tuple[str, np.ndarray | RunError]
         for file in inside:
             try:
                 if idx.is_idx(file):
-                    images = idx.read(file, 3)
+                    images = idx.read(file, 3, dataset)
                     if images.shape[1:] != (28, 28):
                         raise RunError(f"{file} holds images of {images.shape[1]}x{images.shape[2]}; allowed: 28x28")
                     yield from ((f"{file}[{n}]", image) for n, image in enumerate(images))
                 else:
-                    yield f"{file}", digit.read(file)
+                    yield f"{file}", digit.read(file, preparation)
             except RunError as error:
                 yield f"{file}", error
 

@@ -6,13 +6,17 @@ import re
 
 import numpy as np
 import pytest
-from conftest import ROOT, idx_bytes
+from conftest import ROOT, TINY, idx_bytes
 from PIL import Image
 from runs_on_disk import write_trained
 from sklearn.datasets import load_digits
 
-from jaxdrill import idx
+from jaxdrill import embedded, idx
+from jaxdrill.errors import RunError
+from jaxdrill.export import export
+from jaxdrill.main import main as train
 from jaxdrill.predict import main
+from jaxdrill.preparation import FULL_FRAME, MNIST, Preparation, measure
 from jaxdrill.runs import weights
 from jaxdrill.runs.folder import predictions_file
 from jaxdrill.tensors import read_npz
@@ -103,6 +107,18 @@ def test_idx_files_of_another_size_or_layout(trained, digits, tmp_path, capsys):
     assert told[:5] == told[5:] and len(told) == 10
 
 
+def test_idx_files_of_a_network_trained_on_emnist(digits, tmp_path, capsys):
+    """They are turned upright whatever their name, as the training images were."""
+    run = write_trained(tmp_path / "run", "5", [1])
+    arrays, recipe = weights.read_weights(file := weights.find(run))
+    weights.write_weights(file, arrays, recipe.model_copy(update={"data": "emnist_digits"}), {"seed": 1})
+    images = digits.test_images[:5, ..., 0]
+    (tmp_path / "images").write_bytes(idx_bytes(images.swapaxes(1, 2)))
+    assert main([str(run), str(tmp_path / "images"), "--json"]) == 0
+    found = [each["probabilities"] for each in answers(capsys)]
+    np.testing.assert_allclose(found, weights.load(file)(images), atol=1e-5)
+
+
 def test_what_the_networks_saw(trained, digits, tmp_path, capsys):
     files = [picture(tmp_path, f"{n}.png", digits.test_images[n, ..., 0]) for n in range(2)]
     assert main([str(trained), *files, "--show", str(tmp_path / "seen.png")]) == 0
@@ -158,3 +174,74 @@ def test_other_peoples_digits(tmp_path, capsys):
     right = int((found == labels[:300]).sum())
     stated = re.search(r"together read (\d+)", (ROOT / "docs" / "using.md").read_text())
     assert stated and abs(int(stated[1]) - right) <= 2 and right > 280
+
+
+def custom(layout: str, dark: bool) -> tuple[np.ndarray, np.ndarray]:
+    """scikit-learn's digits as images uint8[N, 28, 28] that fill them, or as in the embedded dataset."""
+    values, labels = load_digits(return_X_y=True)
+    images = embedded.draw(values.reshape(-1, 8, 8), 3.5 if layout == "full_frame" else 2.5, 0, 0)[..., 0]
+    return (255 - images if dark else images), labels.astype(np.uint8)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("layout", ["full_frame", "isolated"])
+def test_pictures_of_custom_data_are_predicted_as_its_idx_file(tmp_path, capsys, layout, dark):
+    """Train on four idx files; each of 60 test images gets the same probabilities from PNG and idx files."""
+    images, labels = custom(layout, dark)
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for part, span in (("train", slice(360, None)), ("test", slice(0, 360))):
+        (folder / f"{part}-images").write_bytes(idx_bytes(images[span]))
+        (folder / f"{part}-labels").write_bytes(idx_bytes(labels[span]))
+    (tmp_path / "tiny.toml").write_text(TINY.replace("512", "64"))
+    command = ["--step", str(tmp_path / "tiny.toml"), "--data", "my_digits", "--data-dir", str(folder)]
+    assert train([*command, "--workdir", str(tmp_path / "run")]) == 0
+    polarity = "dark_on_light" if dark else "light_on_dark"
+    found = weights.preparation(weights.find(tmp_path / "run"))
+    assert (found.layout, found.polarity) == (layout, polarity)
+    (tmp_path / "idx").write_bytes(idx_bytes(images[:60]))
+    files = [picture(tmp_path, f"{n:02}.png", image) for n, image in enumerate(images[:60])]
+    capsys.readouterr()
+    assert main([str(tmp_path / "run"), str(tmp_path / "idx"), *files, "--json"]) == 0
+    told = [each["probabilities"] for each in answers(capsys)]
+    assert told[:60] == told[60:] and len(told) == 120
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_preparation_of_mnist_is_measured(mnist_dir, dark):
+    """Whole, under another name, with all images translated by 3 pixels, and stretched to the full frame."""
+    images = idx.read(mnist_dir / "t10k-images-idx3-ubyte.gz", 3)[:1000]
+    polarity = "dark_on_light" if dark else "light_on_dark"
+    large = np.stack([np.asarray(Image.fromarray(image[4:24, 4:24]).resize((28, 28))) for image in images])
+    for layout, box, made in (
+        ("mnist", 20, images), ("isolated", 20, np.roll(images, 3, (1, 2))), ("full_frame", 28, large)
+    ):  # fmt: skip
+        found = measure("mine", (255 - made if dark else made)[..., None])
+        assert (found.layout, found.polarity) == (layout, polarity) and abs(found.box - box) <= 1
+
+
+def test_weights_without_a_record(trained):
+    """Those of results/ name their dataset, MNIST."""
+    assert weights.preparation(weights.find(RUN, 1)) == MNIST
+    assert weights.preparation(weights.find(trained, 1)) == MNIST
+    assert measure("fashion_mnist", np.zeros((1, 28, 28, 1), np.uint8)) == FULL_FRAME
+
+
+@pytest.mark.parametrize(
+    "record", [{"layout": "other"}, {"polarity": "grey"}, {"box": 0}, {"box": "20"}, {"colour": 1}, [], None, 3]
+)
+def test_damaged_records(trained, tmp_path, record):
+    arrays, recipe = weights.read_weights(weights.find(trained, 1))
+    weights.write_weights(file := tmp_path / "seed_1.safetensors", arrays, recipe, {"preparation": record})
+    with pytest.raises(RunError) as raised:
+        weights.preparation(file)
+    message = f"{file} is damaged: its metadata cannot be read (preparation is {record}). Train the seed again."
+    assert str(raised.value) == message
+
+
+def test_the_record_survives_export(trained, tmp_path):
+    arrays, recipe = weights.read_weights(weights.find(trained, 1))
+    made = Preparation("isolated", "dark_on_light", 24)
+    weights.write_weights(file := tmp_path / "seed_1.safetensors", arrays, recipe, {"preparation": made.as_table()})
+    kept = export(file, "safetensors", out=tmp_path / "kept.safetensors", fold=False)
+    assert weights.preparation(kept) == made

@@ -1,124 +1,136 @@
-"""A picture of one handwritten digit, made into what a network saw in training.
+"""A picture of one handwritten digit, made into what a network saw in training."""
 
-MNIST's digits were scaled into a box of 20x20 pixels, grey where a pixel is partly ink, and moved in 28x28 so that
-their centre of mass is in the middle (LeCun, Cortes and Burges, http://yann.lecun.com/exdb/mnist/). Measured on its
-70,000 images: the longer side is 20 pixels (of 16 images 19), and the centre of mass, pixels from the edge, is
-everywhere from 13.98 to 15, on average 14.5.
-"""
-
-import warnings
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from scipy import ndimage
 
+from jaxdrill.deploy.lines import without_lines
+from jaxdrill.deploy.pictures import read_grey
 from jaxdrill.errors import RunError
-from jaxdrill.files import assert_regular
+from jaxdrill.preparation import BOX, CENTRE, MNIST, SIDE, Preparation, frame, is_mnist
 
-SIDE, BOX, CENTRE = 28, 20, 14.5  # pixels
-LONGEST = 1024  # pixels of a side that are looked at; a larger picture is reduced first
-LARGEST = 50_000_000  # pixels of a file
-FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")  # EPS, for one, would run a program
 FAINTEST = 24  # grey levels of 255 between ink and paper
 INK = 1 / 100  # of the pixels that a digit's ink covers at the least
 PAPER = 0.25  # of the darkest ink: what is fainter is paper, its shadows and noise
+BORDER = 0.25  # of the shorter side, at most, by a border
 
 
-def read(path: Path) -> np.ndarray:
-    """The digit in an image file, as uint8[28, 28], light on dark as in MNIST.
+def read(path: Path, preparation: Preparation = MNIST) -> np.ndarray:
+    """Read an image file and prepare it for a network.
 
-    Any size, colour or grey, with or without alpha, dark on light or light on dark, turned as its EXIF says; of an
-    animation the first picture. What is already scaled and placed as MNIST's images are is not changed.
+    Args:
+        path: a picture of any size, colour or grey, with or without alpha. It is rotated as its EXIF data says, and of
+            an animation the first picture is read.
+        preparation: what the network needs, as `runs.weights.preparation` returns it.
+
+    Returns:
+        The image uint8[28, 28], 0..255, as the training images were.
 
     Raises:
         RunError: the file cannot be read, is too large, is blank, or shows several digits.
     """
     try:
-        grey = _grey(path)
-        if _is_mnist(grey):
-            return grey
-        return centred(one_digit(ink(grey)))
+        return prepare(read_grey(path), preparation)
     except RunError as error:
         raise RunError(f"{path} {error}") from error
 
 
-def _is_mnist(grey: np.ndarray) -> bool:
-    """Whether an image uint8[H, W] is 28x28, light on dark, and scaled and placed as MNIST's."""
-    if grey.shape != (SIDE, SIDE) or np.median(_frame(grey)) or not grey.any():
-        return False
-    spans = [np.flatnonzero(grey.any(axis)) for axis in (1, 0)]
-    masses = [(grey.sum(axis) * (np.arange(SIDE) + 0.5)).sum() / grey.sum() for axis in (1, 0)]
-    return max(span[-1] - span[0] + 1 for span in spans) in (BOX - 1, BOX) and 13.98 <= min(masses) <= max(masses) < 15
+def prepare(grey: np.ndarray, preparation: Preparation = MNIST) -> np.ndarray:
+    """Make a picture uint8[H, W], 0 is black, look like the training images. Returns uint8[28, 28].
+
+    A picture that looks like a training image already is returned unchanged: for `mnist` one that is scaled and placed
+    as MNIST's (or its negative, which is inverted where necessary), for `isolated` a 28x28 picture on the same paper,
+    for `full_frame` every 28x28 picture. Other pictures for `full_frame` are padded to a square with the median of
+    their outermost pixels and resized; they are never inverted. Otherwise the digit is found, scaled and placed.
+
+    Raises:
+        RunError: the picture is blank, or shows several digits.
+    """
+    if preparation.layout == "full_frame":
+        return _whole(grey)
+    same_paper = (np.median(frame(grey)) > 127) == preparation.is_dark_on_light
+    if preparation.layout == "isolated" and grey.shape == (SIDE, SIDE) and same_paper:
+        return grey
+    as_mnist = preparation.layout == "mnist"
+    ready = next((each for each in (grey, 255 - grey) if as_mnist and is_mnist(each)), None)
+    image = centred(find(grey), preparation.box, as_mnist) if ready is None else ready
+    return 255 - image if preparation.is_dark_on_light else image
 
 
-def _grey(path: Path) -> np.ndarray:
-    """The image as uint8[H, W], 0 black."""
-    try:
-        assert_regular(path)
-        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as image:  # of large images
-            if image.width * image.height > LARGEST:
-                raise Image.DecompressionBombError
-            mode, deep = image.mode, image.mode.startswith(("I", "F"))  # deep: Pillow would cut it off at 255
-            clear = image.has_transparency_data and not deep
-            image = ImageOps.exif_transpose(image).convert("RGBA" if clear else "F" if deep else "L")
-            image = image.reduce(max(1, -(-max(image.size) // LONGEST)))
-        values = np.asarray(_on_paper(image).convert("L") if clear else image)
-        return _eight_bits(values, mode) if deep else values
-    except Image.DecompressionBombError as error:
-        raise RunError(f"has more than {LARGEST:,} pixels; make it smaller") from error
-    except RunError:
-        raise
-    except UnidentifiedImageError as error:
-        raise RunError(f"is no image of a known kind: {', '.join(FORMATS)}") from error
-    except OSError as error:
-        raise RunError(f"cannot be read ({error.strerror or error})") from error
-    except Exception as error:  # Pillow's decoders name no common type for what a damaged file can do
-        raise RunError(f"is damaged ({type(error).__name__})") from error
+def find(grey: np.ndarray) -> np.ndarray:
+    """Return the ink float64[H, W], 0..1, of the one digit in a picture uint8[H, W] of either polarity.
+
+    Borders, ruled lines, boxes and specks are removed.
+
+    Raises:
+        RunError: the picture is blank, or shows several digits.
+    """
+    return one_digit(without_lines(ink(inside_border(grey))))
 
 
-def _eight_bits(values: np.ndarray, mode: str) -> np.ndarray:
-    """Pixels float32[H, W] of a Pillow mode of 16 bits or more as uint8[H, W]. White is 65535 of whole numbers (`I`);
-    of others it is 1, 255 or 65535, the least that none exceeds."""
-    if not np.isfinite(values).all():
-        raise RunError("holds pixels that are no numbers")
-    values = values - min(values.min(), 0)
-    white = 65535 if mode.startswith("I") else next((white for white in (1, 255) if values.max() <= white), 65535)
-    return np.minimum(values * (255 / white), 255).astype(np.uint8)
+def _whole(grey: np.ndarray) -> np.ndarray:
+    """Return a whole picture padded to a square and resized to 28x28; bicubic, antialiased."""
+    if grey.shape == (SIDE, SIDE):
+        return grey
+    height, width = grey.shape
+    side = max(height, width)
+    square = np.full((side, side), np.median(frame(grey)), np.uint8)
+    top, left = (side - height) // 2, (side - width) // 2
+    square[top : top + height, left : left + width] = grey
+    return np.asarray(Image.fromarray(square).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
 
 
-def _on_paper(image: Image.Image) -> Image.Image:
-    """An RGBA image on white if what is drawn is dark, else on black."""
-    grey, alpha = (np.asarray(channel, np.float64) for channel in (image.convert("L"), image.getchannel("A")))
-    dark = (grey * alpha).sum() < 128 * alpha.sum()
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white" if dark else "black"), image)
+def inside_border(grey: np.ndarray) -> np.ndarray:
+    """Cut off a border of a picture uint8[H, W]: outermost pixels nearly all of one shade, dark or light, when those
+    further inside are nearly all of the other and a digit is drawn on them."""
+    low, high = np.percentile(grey, (1, 99))
+    light = grey > (low + high) / 2
+    shares = _shares(light, BORDER)
+    if high - low < FAINTEST or 0.1 < shares[0] < 0.9:
+        return grey
+    other = 1 - shares if shares[0] > 0.5 else shares
+    if not (other >= 0.9).any():
+        return grey
+    start = int((other >= 0.9).argmax())
+    if start - np.flatnonzero(other[:start] <= 0.1)[-1] > max(2, 0.03 * min(grey.shape)):
+        return grey  # a border ends at once; a bold digit on narrow paper does not
+    paper = (_cut(light, start) != (shares[0] > 0.5)).mean()
+    return _cut(grey, start) if 0.65 <= paper <= 1 - INK else grey
 
 
-def _frame(grey: np.ndarray) -> np.ndarray:
-    """The outermost pixels."""
-    return np.concatenate([grey[0], grey[-1], grey[1:-1, 0], grey[1:-1, -1]])
+def _shares(light: np.ndarray, depth: float) -> np.ndarray:
+    """Return the share of light pixels at each distance from the edge, of an image bool[H, W]. The last distance is
+    `depth` times the shorter side."""
+    shorter = min(light.shape)
+    return np.array([frame(_cut(light, n)).mean() for n in range(min(int(depth * shorter), (shorter - 2) // 2) + 1)])
+
+
+def _cut(image: np.ndarray, depth: int) -> np.ndarray:
+    """Return an image [H, W] without `depth` pixels along each edge."""
+    height, width = image.shape
+    return image[depth : height - depth, depth : width - depth]
 
 
 def ink(grey: np.ndarray) -> np.ndarray:
-    """How much of each pixel is ink, float64[H, W], 0..1, of an image uint8[H, W] with any light and either polarity.
+    """Return how much of each pixel is ink, float64[H, W], 0..1, of an image uint8[H, W] with any light and either
+    polarity.
 
     Raises:
-        RunError: it is blank.
+        RunError: the picture is blank or too small.
     """
     height, width = grey.shape
-    if min(height, width) < 8:
-        raise RunError(f"has {width} x {height} pixels; a digit needs at least 8 x 8")
-    rows, columns = np.mgrid[:height, :width] / max(height, width)
-    plane = np.stack([np.ones_like(rows), rows, columns], -1)  # paper lit from one side
-    at, seen = np.moveaxis(plane, -1, 0), _frame(grey).astype(np.float64)
-    at = np.stack([_frame(each) for each in at], -1)
-    kept = np.abs(seen - np.median(seen)) <= 40  # a stroke that leaves the image is no paper
-    paper = (plane @ np.linalg.lstsq(at[kept], seen[kept], rcond=None)[0]).clip(1, 254)
+    if min(height, width) < 3 or max(height, width) < 8:
+        raise RunError(
+            f"has {width} x {height} pixels; a digit needs at least 8 pixels in one direction and 3 in the other"
+        )
+    paper = _paper(grey)
     strength = grey - paper
-    dark = strength[np.unravel_index(np.abs(strength).argmax(), grey.shape)] < 0
-    strength = -strength if dark else strength
     few = min(32, max(4, round(INK * grey.size)))  # a speck is no stroke
+    dark = _largest(-strength, few) > _largest(strength, few)
+    strength = -strength if dark else strength
     if _largest(strength, few) < FAINTEST:
         raise RunError("is blank: no stroke stands out from its paper")
     strength /= paper if dark else 255 - paper  # where less light falls, ink and paper differ less
@@ -126,13 +138,35 @@ def ink(grey: np.ndarray) -> np.ndarray:
     return ((strength - faint) / (darkest - faint)).clip(0, 1)
 
 
+def _paper(grey: np.ndarray) -> np.ndarray:
+    """Return the grey levels of the paper, lit from one side, of an image uint8[H, W]: a plane through its outermost
+    pixels.
+
+    Where lines run along the edges, most outermost pixels are of another shade than most of the image, and than nearly
+    all pixels at some small distance from the edge. Then the plane goes through all pixels of that shade.
+    """
+    height, width = grey.shape
+    rows, columns = np.mgrid[:height, :width] / max(height, width)
+    plane = np.stack([np.ones_like(rows), rows, columns], -1)
+    seen = frame(grey).astype(np.float64)
+    light = grey > np.percentile(grey, (1, 99)).mean()
+    shares, most = _shares(light, 0.08), light.mean() > 0.5
+    if (shares[0] > 0.5) != most and (shares if most else 1 - shares).max() > 0.8 and (light == most).mean() > 0.6:
+        kept = (light == most) & (np.add.outer(np.arange(height), np.arange(width)) % 7 == 0)
+        at, seen = plane[kept], grey[kept].astype(np.float64)
+    else:
+        kept = np.abs(seen - np.median(seen)) <= 40  # a stroke that leaves the image is no paper
+        at, seen = np.stack([frame(each) for each in np.moveaxis(plane, -1, 0)], -1)[kept], seen[kept]
+    return (plane @ np.linalg.lstsq(at, seen, rcond=None)[0]).clip(1, 254)
+
+
 def _largest(values: np.ndarray, n: int) -> float:
-    """The nth largest. NumPy finds it 20 times faster among the negatives where the paper is all one grey."""
+    """Return the nth largest. NumPy finds it 20 times faster among the negatives where the paper is all one grey."""
     return -np.partition(-values, n - 1, None)[n - 1]
 
 
 def one_digit(drawn: np.ndarray) -> np.ndarray:
-    """The ink without specks, of an image of one digit.
+    """Return the ink without specks, of an image of one digit.
 
     Raises:
         RunError: it shows several: parts side by side, or one above the other, that are about as tall, or as wide.
@@ -142,37 +176,73 @@ def one_digit(drawn: np.ndarray) -> np.ndarray:
     specks = np.flatnonzero(areas < areas.max() / 50) + 1
     drawn = np.where(np.isin(labels, specks), 0, drawn)
     for axis, name in ((0, "side by side"), (1, "one above the other")):
-        if len(parts := _parts(drawn, axis)) > 1:
-            raise RunError(f"shows {len(parts)} digits, {name}; cut it into one image a digit")
+        if (count := _count(drawn > 0, axis)) > 1:
+            raise RunError(f"shows {count} digits, {name}; cut it into one image a digit")
     return drawn
 
 
-def _parts(drawn: np.ndarray, axis: int) -> list[slice]:
-    """Parts of the ink along columns (axis 0) or rows (1) with a gap between them, each of at least half the largest
-    extent across; the dash of a 5 or the dots of a broken line are not among them."""
-    marked = (drawn > 0).any(axis)
-    gap = max(2, round(0.1 * marked.sum()))
-    joined = ndimage.binary_closing(np.pad(marked, gap), np.ones(gap))[gap:-gap]
-    found = [part for (part,) in ndimage.find_objects(cast(Any, ndimage.label(joined))[0])]
-    extents = []
-    for part in found:
-        across = np.flatnonzero((drawn[:, part] if axis == 0 else drawn[part]).any(1 - axis))
-        extents.append(across[-1] - across[0] + 1)
-    return [part for part, extent in zip(found, extents, strict=True) if extent >= max(extents) / 2]
+def _count(marked: np.ndarray, axis: int) -> int:
+    """Count the digits of ink bool[H, W] along columns (axis 0) or rows (1).
+
+    Parts with an empty gap between them, each of at least half the largest extent across, are digits or parts of a
+    broken one; the dash of a 5 or the dots of a broken line are not among them. The limits, in extents across of all
+    ink, were chosen on MNIST's training images (`_are_two`).
+    """
+    along, across = np.asarray(marked.any(axis)), np.asarray(marked.any(1 - axis))
+    found = [part for (part,) in ndimage.find_objects(cast(Any, ndimage.label(along))[0])]
+    whole = _extent(across)
+    extents = [_extent(np.asarray((marked[:, p] if axis == 0 else marked[p]).any(1 - axis))) / whole for p in found]
+    tall = [(part, extent) for part, extent in zip(found, extents, strict=True) if extent >= max(extents) / 2]
+    digits = tall[:1]
+    for part, extent in tall[1:]:
+        last, before = digits[-1]
+        gap, lengths = (part.start - last.stop) / whole, [(each.stop - each.start) / whole for each in (last, part)]
+        if part.start - last.stop > 1 and _are_two(
+            gap, min(lengths), min(extent, before), (part.stop - last.start) / whole, axis
+        ):
+            digits.append((part, extent))
+        else:
+            digits[-1] = slice(last.start, part.stop), max(extent, before)
+    return len(digits)
 
 
-def centred(drawn: np.ndarray) -> np.ndarray:
-    """Ink float[H, W], 0..1, scaled and placed as MNIST's: uint8[28, 28]. Each pixel is the mean of what it covers.
+def _are_two(gap: float, shorter: float, extent: float, length: float, axis: int) -> bool:
+    """Return True if two parts of ink are two digits, not one with a broken stroke. All is relative to the extent
+    across: the gap, the shorter part along, the smaller extent across, and the length of both with the gap."""
+    if gap >= 0.3:
+        return True
+    if axis == 1:  # a broken 5 has a short top
+        return shorter >= 0.8 and gap >= 0.12 and length >= 1.7
+    if shorter >= 0.25 and length > 1.05:
+        return gap >= 0.05
+    return extent >= 0.9 and gap >= 0.17  # a 1 beside a digit is as tall; half of a broken 0 or 4 is often not
+
+
+def _extent(marked: np.ndarray) -> int:
+    """Return how many places bool[N] there are from the first True to the last."""
+    where = np.flatnonzero(marked)
+    return int(where[-1] - where[0]) + 1
+
+
+def centred(drawn: np.ndarray, box: int = BOX, by_mass: bool = True) -> np.ndarray:
+    """Scale and place ink float[H, W], 0..1, as training images were: uint8[28, 28]. Each pixel is the mean of what it
+    covers.
+
+    Args:
+        drawn: the ink of a digit.
+        box: pixels that the longer side of the ink gets.
+        by_mass: place the centre of mass as MNIST's is; otherwise the middle of the ink in the middle of the image.
 
     `network.js` does the same.
     """
     rows, columns = (np.flatnonzero(drawn.any(axis)) for axis in (1, 0))
     scale = max(rows[-1] - rows[0], columns[-1] - columns[0], 0) + 1
-    scale /= BOX
+    scale /= box
     sides = []
-    for axis, length in ((1, drawn.shape[0]), (0, drawn.shape[1])):
+    for axis, length, marked in ((1, drawn.shape[0], rows), (0, drawn.shape[1], columns)):
         mass = (drawn.sum(axis) * (np.arange(length) + 0.5)).sum() / drawn.sum()
-        edges = mass + scale * (np.arange(SIDE + 1) - CENTRE)
+        middle, centre = (mass, CENTRE) if by_mass else ((marked[0] + marked[-1] + 1) / 2, SIDE / 2)
+        edges = middle + scale * (np.arange(SIDE + 1) - centre)
         place = np.arange(length)
         overlap = np.minimum(edges[1:, None], place + 1) - np.maximum(edges[:-1, None], place)
         sides.append(overlap.clip(0) / scale)

@@ -146,7 +146,8 @@ async function answer() {
   for (const network of networks) {
     const answers = [];
     for (const layers of network.layers) {
-      const run = forward(layers, image, DATA.mean, DATA.deviation);
+      const inverted = network.dark && !element("label").textContent; // a drawing; test images are as in training
+      const run = forward(layers, inverted ? image.map((value) => 255 - value) : image, DATA.mean, DATA.deviation);
       let step = run.next();
       while (!step.done) {
         if (performance.now() - began > PAUSE_MS) {

@@ -58,6 +58,7 @@ class Network:
             "accuracy": f"{run.split} {100 * run.metrics['accuracy'][:, -1].mean():.2f} %",
             "seeds": self.seeds,
             "recipe": self.packed[0].layers,
+            "dark": weights.preparation(weights.find(run.folder, self.seeds[0])).is_dark_on_light,
         }
 
 

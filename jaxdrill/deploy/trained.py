@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxdrill.nn.architecture import layer_names
 from jaxdrill.nn.functional import EPSILON
+from jaxdrill.preparation import Preparation
 from jaxdrill.recipe import Config
 from jaxdrill.runs import weights as files
 from jaxdrill.runs.weights import Weights
@@ -21,6 +22,7 @@ class Trained:
     config: Config
     weights: Weights
     file: Path  # that they were read from
+    preparation: Preparation  # of pictures
 
     @property
     def layers(self) -> list[dict[str, Any]]:
@@ -31,7 +33,8 @@ class Trained:
     @property
     def metadata(self) -> dict[str, str]:
         """What a file of the weights says of itself, as JSON."""
-        return {"recipe": self.config.model_dump_json(), "layers": json.dumps(self.layers)}
+        prepared = json.dumps(self.preparation.as_table())
+        return {"recipe": self.config.model_dump_json(), "layers": json.dumps(self.layers), "preparation": prepared}
 
 
 def read(file: Path, fold: bool = True) -> Trained:
@@ -41,7 +44,7 @@ def read(file: Path, fold: bool = True) -> Trained:
         RunError: as `runs.weights.read_weights`.
     """
     weights, config = files.read_weights(file)
-    return Trained(config, folded(weights) if fold else weights, file)
+    return Trained(config, folded(weights) if fold else weights, file, files.preparation(file))
 
 
 def folded(weights: Weights) -> Weights:

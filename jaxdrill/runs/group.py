@@ -178,6 +178,7 @@ class Group:
         if not processes.is_first():
             return
         about = {key: run.metadata[key] for key in ("dataset", "dataset_sha256", "versions", "git_commit")}
+        about["preparation"] = run.dataset.preparation.as_table()
         for n, seed in enumerate(self.seeds):
             own = {name: array[n] for name, array in weights.items()}
             write_weights(

@@ -15,6 +15,7 @@ from jaxdrill.files import parse_json
 from jaxdrill.nn.architecture import trace
 from jaxdrill.nn.layers import Layer
 from jaxdrill.nn.pytorch import from_pytorch, is_pytorch
+from jaxdrill.preparation import Preparation, of_metadata
 from jaxdrill.recipe import Config
 from jaxdrill.runs.folder import weights_file
 
@@ -46,6 +47,24 @@ def read_weights(file: Path) -> tuple[Weights, Config]:
     if wrong := _misfit(arrays, config.network):
         raise RunError(f"{file} does not hold the weights of its recipe's network: {wrong}; {again}")
     return arrays, config
+
+
+def preparation(file: Path) -> Preparation:
+    """Return how a picture must be prepared for the network of a weights file, as its metadata record it.
+
+    Files that were written before it was recorded name their dataset: pictures are prepared as that needs it, and for
+    unknown datasets as MNIST.
+
+    Raises:
+        RunError: the file is missing or damaged.
+    """
+    _, metadata = _read(file, "; a finished seed leaves it")
+    try:
+        texts = {key: parse_json(metadata[key]) for key in ("preparation", "dataset") if key in metadata}
+        dataset = texts.get("dataset") or parse_json(metadata["recipe"])["data"]
+        return of_metadata(texts, dataset)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise RunError(f"{file} is damaged: its metadata cannot be read ({error}). Train the seed again.") from error
 
 
 def initial_weights(file: Path, layers: Sequence[Layer]) -> Weights:
@@ -118,8 +137,11 @@ def find(run: Path, seed: int | None = None) -> Path:
 
 
 def load(run: Path, seed: int | None = None) -> Predict:
-    """A trained network as a function: images uint8[N, 28, 28] or [N, 28, 28, 1], 0..255, light on dark as in MNIST, to
-    probabilities float32[N, 10].
+    """Return a trained network as a function from images to probabilities float32[N, 10].
+
+    The images are uint8[N, 28, 28] or [N, 28, 28, 1], 0..255, as the training images were: for MNIST light on dark,
+    scaled and centred; for other data in the scale, place and polarity of that data. Nothing is changed in them:
+    `deploy.digit.read(path, preparation(file))` prepares a picture.
 
     Args:
         run: a run folder, or a `.safetensors` file in it.

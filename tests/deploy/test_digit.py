@@ -5,11 +5,13 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 from sklearn.datasets import load_digits
 
+from jaxdrill import idx
 from jaxdrill.deploy import digit
 from jaxdrill.errors import RunError
+from jaxdrill.preparation import MNIST, Preparation, is_mnist
 
 DIGITS = load_digits()
 
@@ -46,11 +48,11 @@ def test_scaled_and_placed_as_mnist(tmp_path, number):
 def test_mnist_itself_is_not_changed(tmp_path, mnist_dir):
     content = gzip.decompress((mnist_dir / "t10k-images-idx3-ubyte.gz").read_bytes())[16:]
     images = np.frombuffer(content, np.uint8).reshape(-1, 28, 28)
-    assert all(digit._is_mnist(image) for image in images)
+    assert all(is_mnist(image) for image in images)
     for image in images[:100]:
         assert np.array_equal(read(tmp_path, Image.fromarray(image)), image)
     moved = np.roll(images[0], 3, axis=1)  # 28x28, but not in its place
-    assert not digit._is_mnist(moved)
+    assert not is_mnist(moved)
     back = read(tmp_path, Image.fromarray(moved)).astype(int)
     assert abs(back - images[0]).mean() < abs(moved.astype(int) - images[0]).mean() / 2
 
@@ -139,7 +141,10 @@ def side_by_side() -> Image.Image:
         (side_by_side().rotate(90, expand=True), "shows 2 digits, one above the other; cut it into one image a digit"),
         (Image.new("L", (100, 100), 255), "is blank: no stroke stands out from its paper"),
         (Image.new("RGBA", (100, 100)), "is blank: no stroke stands out from its paper"),
-        (Image.new("L", (7, 100), 0), "has 7 x 100 pixels; a digit needs at least 8 x 8"),
+        (
+            Image.new("L", (2, 100)),
+            "has 2 x 100 pixels; a digit needs at least 8 pixels in one direction and 3 in the other",
+        ),
     ],
 )
 def test_no_digit_or_several(tmp_path, image, message):
@@ -173,3 +178,136 @@ def test_files_that_are_not_there(tmp_path):
         digit.read(tmp_path / "digit.png")
     with pytest.raises(RunError, match=r"cannot be read \(Is a directory\)$"):
         digit.read(tmp_path)
+
+
+def with_lines(kind: str) -> Image.Image:
+    """A 3 as `drawn`, 240 pixels wide, with lines of the paper or around it."""
+    image = drawn(3)
+    draw = ImageDraw.Draw(image)
+    if kind == "border":
+        draw.rectangle((0, 0, 239, 239), outline=30, width=5)
+    elif kind == "box":
+        draw.rectangle((14, 20, 226, 218), outline=30, width=3)
+    for at in range(15, 240, 42):
+        if kind in ("ruled", "squared"):
+            draw.line((0, at, 239, at), fill=120, width=2)
+        if kind == "squared":
+            draw.line((at, 0, at, 239), fill=120, width=2)
+    return image
+
+
+@pytest.mark.parametrize("light_on_dark", [False, True])
+@pytest.mark.parametrize("kind", ["border", "box", "ruled", "squared"])
+def test_lines_around_and_under_a_digit_are_removed(tmp_path, kind, light_on_dark):
+    image = with_lines(kind)
+    seen = read(tmp_path, Image.eval(image, lambda value: 255 - value) if light_on_dark else image)
+    assert abs(seen.astype(int) - read(tmp_path, drawn(3))).mean() < 6
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ("ring", "shows a digit inside a ring or a frame. Crop the picture inside it."),
+        ("ruled", "shows ruled lines that cannot be told from the digit. Use a picture on blank paper."),
+    ],
+)
+def test_lines_that_cannot_be_removed(tmp_path, shape, message):
+    image = drawn(3)
+    draw = ImageDraw.Draw(image)
+    if shape == "ring":
+        draw.ellipse((3, 3, 236, 236), outline=30, width=3)
+    else:  # the digit reaches the edges, as the lines do
+        image = image.crop((70, 40, 170, 200))
+        draw = ImageDraw.Draw(image)
+        for at in range(8, 160, 25):
+            draw.line((0, at, 99, at), fill=60, width=2)
+    with pytest.raises(RunError, match=rf"^{tmp_path}/digit\.png {message}$"):
+        read(tmp_path, image)
+
+
+@pytest.mark.parametrize("size", [(7, 120), (3, 40), (13, 120)])
+def test_narrow_crops_of_a_1(tmp_path, size):
+    """One column of ink in the place of MNIST's centre, 20 pixels high, in either polarity."""
+    width, height = size
+    picture = np.full((height, width), 240, np.uint8)
+    picture[:, width // 2] = 40
+    for each in (picture, 255 - picture):
+        seen = read(tmp_path, Image.fromarray(each))
+        rows, columns = (np.flatnonzero((seen > 64).any(axis)) for axis in (1, 0))
+        assert len(rows) in (20, 21) and columns.tolist() in ([14], [13, 14])
+
+
+def broken_zero() -> Image.Image:
+    """A 0 whose two sides are not joined."""
+    image = Image.new("L", (200, 240), 255)
+    draw = ImageDraw.Draw(image)
+    draw.arc((30, 30, 150, 210), 110, 250, fill=0, width=16)
+    draw.arc((30, 30, 150, 210), 290, 70, fill=0, width=16)
+    return image.crop((20, 20, 160, 220))
+
+
+def test_a_broken_stroke_is_one_digit(tmp_path):
+    seen = read(tmp_path, broken_zero())
+    assert seen.any(1).sum() >= 20 and (seen[14] > 128).sum() >= 2 and not seen[14, 13:15].any()
+
+
+def test_broken_strokes_in_mnist(mnist_dir):
+    """Of 10,000 test images, found as in an inverted picture, one is taken for two digits."""
+    images = idx.read(mnist_dir / "t10k-images-idx3-ubyte.gz", 3)
+    broken = [856, 5331, 5618, 5661, 5676, 5746, 6573, 6574, 8020, 9469]
+    for image in images[broken]:
+        assert digit.find(255 - image).any()
+    with pytest.raises(RunError, match=r"^shows 2 digits, one above the other; cut it into one image a digit$"):
+        digit.find(255 - images[6572])
+
+
+def test_two_digits_of_mnist_side_by_side(mnist_dir):
+    """100 pairs with a gap of 3 to 8 pixels of MNIST's: all but four at most are taken for two digits."""
+    images, generator, accepted = idx.read(mnist_dir / "t10k-images-idx3-ubyte.gz", 3), np.random.default_rng(0), 0
+    for _ in range(100):
+        pair = [image[:, image.any(0)] for image in images[generator.integers(0, 10_000, 2)]]
+        gaps = [np.zeros((28, width), np.uint8) for width in (4, generator.integers(3, 9), 4)]
+        both = Image.fromarray(255 - np.hstack([gaps[0], pair[0], gaps[1], pair[1], gaps[2]]))
+        try:
+            digit.find(np.asarray(both.resize((both.width * 4, 112), Image.Resampling.BICUBIC)))
+            accepted += 1
+        except RunError as error:
+            assert str(error) == "shows 2 digits, side by side; cut it into one image a digit"
+    assert accepted <= 4
+
+
+def test_mnist_inverted_is_prepared_to_the_same_pixels(tmp_path, mnist_dir):
+    image = idx.read(mnist_dir / "t10k-images-idx3-ubyte.gz", 3)[856]
+    assert np.array_equal(read(tmp_path, Image.fromarray(255 - image)), image)
+    dark = Preparation("mnist", "dark_on_light")
+    for each in (image, 255 - image):
+        assert np.array_equal(digit.prepare(each, dark), 255 - image)
+
+
+@pytest.mark.parametrize("layout", ["full_frame", "isolated"])
+@pytest.mark.parametrize("polarity", ["light_on_dark", "dark_on_light"])
+def test_pictures_of_the_training_size_are_not_changed(tmp_path, layout, polarity):
+    picture = np.zeros((28, 28), np.uint8)
+    picture[3:9, 11:20] = np.random.default_rng(0).integers(0, 256, (6, 9))
+    picture = picture if polarity == "light_on_dark" else 255 - picture
+    Image.fromarray(picture).save(tmp_path / "digit.png")
+    assert np.array_equal(digit.read(tmp_path / "digit.png", Preparation(layout, polarity, 24)), picture)
+
+
+def test_whole_pictures_are_padded_and_resized():
+    """To a square with the grey of the edges, and nothing is inverted."""
+    picture = np.full((28, 56), 200, np.uint8)
+    picture[:, 20:36] = 10
+    seen = digit.prepare(picture, Preparation("full_frame", "light_on_dark", 28))
+    assert seen.shape == (28, 28) and (seen[:5] == 200).all() and (seen[23:] == 200).all()
+    assert (seen[12:16, 12:16] == 10).all() and (seen[:, :7] == 200).all()
+
+
+def test_isolated_pictures_are_scaled_to_the_training_box():
+    """Into 24 pixels in the middle of the image, in the polarity of the training images."""
+    picture = np.asarray(drawn(3))
+    light = digit.prepare(picture, Preparation("isolated", "light_on_dark", 24))
+    rows = np.flatnonzero((light > 8).any(1))
+    assert (rows[0], rows[-1]) == (2, 25) and light.max() == 255
+    assert np.array_equal(digit.prepare(picture, Preparation("isolated", "dark_on_light", 24)), 255 - light)
+    assert not np.array_equal(digit.prepare(picture, MNIST), light)

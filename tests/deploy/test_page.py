@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 from conftest import ROOT
-from drawings import ANSWERED, draw
+from drawings import ANSWERED, SEEN, draw
 from PIL import Image
 from runs_on_disk import CURVES, write_run, write_trained
 from scipy import ndimage
@@ -17,6 +17,7 @@ from jaxdrill.deploy import digit, page, trained
 from jaxdrill.main import main as train
 from jaxdrill.nn import network
 from jaxdrill.page import main
+from jaxdrill.preparation import Preparation
 from jaxdrill.runs import weights
 from jaxdrill.training.augmentation import normalize
 
@@ -214,6 +215,25 @@ def test_a_run_as_it_is_trained(tiny_recipe, tmp_path, chromium, few_digits):
     index = int(chromium.run("document.getElementById('label').textContent").split()[1].rstrip(","))
     expected = weights.load(tmp_path / "run")(few_digits.test_images[index : index + 1])[0]
     np.testing.assert_allclose(chromium.run("networks[0].each[0]"), expected, atol=0.01)
+
+
+def test_a_network_trained_on_dark_ink_gets_the_inverted_drawing(tmp_path, chromium):
+    run = write_trained(write_run(tmp_path / "step_6_one", "6_one", CURVES), "6_one", [1])
+    file, measured = weights.find(run, 1), weights.find(ROOT / "results" / "step_6_one", 1)
+    dark = Preparation("mnist", "dark_on_light").as_table()
+    weights.write_weights(file, *weights.read_weights(measured), {"preparation": dark})
+    assert main([str(run), "--out", str(tmp_path / "page.html")]) == 0
+    chromium.open(tmp_path / "page.html")
+    draw(chromium, [(0.3, 0.2), (0.7, 0.2), (0.4, 0.8)])
+    chromium.wait(ANSWERED)
+    seen = np.array(chromium.run(SEEN), np.uint8).reshape(1, 28, 28)
+    np.testing.assert_allclose(chromium.run("networks[0].each[0]"), weights.load(file)(255 - seen)[0], atol=0.05)
+    assert np.abs(weights.load(file)(255 - seen) - weights.load(file)(seen)).max() > 0.1
+    chromium.wait("document.querySelectorAll('#digits button').length > 9")
+    chromium.run("document.querySelector('#digits button').click()")  # an image as in training: it stays as it is
+    chromium.wait(ANSWERED)
+    image = np.array(chromium.run(SEEN), np.uint8).reshape(1, 28, 28)
+    np.testing.assert_allclose(chromium.run("networks[0].each[0]"), weights.load(file)(image)[0], atol=0.05)
 
 
 def pen_lines(image: np.ndarray) -> list[np.ndarray]:
