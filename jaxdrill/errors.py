@@ -146,17 +146,20 @@ def is_terminal(stream: TextIO | None) -> bool:
         return False
 
 
+def shows_progress() -> bool:
+    """Return True if moving lines are shown: on a terminal or in a notebook, unless the user silenced the logger."""
+    return LOGGER.isEnabledFor(logging.INFO) and (is_terminal(sys.stderr) or "ipykernel" in sys.modules)
+
+
 class _Terminal(logging.Handler):
     """Print progress to stdout, and warnings and errors to stderr as one line each."""
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
         if record.levelno < logging.WARNING:
-            write(sys.stdout, printable(text) + "\n")
+            write(sys.stdout, f"{text}\n")
         else:
-            line = " ".join(text.split())
-            line = line if len(line) <= LONGEST else line[:LONGEST] + "..."
-            write(sys.stderr, f"jaxdrill: {printable(line)}\n")
+            write(sys.stderr, f"jaxdrill: {text}\n")
 
 
 if not LOGGER.handlers:  # Otherwise the user has already chosen where messages go.
@@ -167,8 +170,13 @@ if LOGGER.level == logging.NOTSET:
 
 
 def print_error(message: str, code: int = 0) -> int:
-    """Log a warning, or an error if `code` is not 0, and return the code. By default it is one line on stderr."""
-    LOGGER.log(logging.ERROR if code else logging.WARNING, "%s", message)
+    """Log a warning, or an error if `code` is not 0, and return the code. By default it is one line on stderr.
+
+    The message is made printable before it is logged, so that no handler meets what it cannot encode.
+    """
+    line = " ".join(message.split())
+    line = printable(line if len(line) <= LONGEST else line[:LONGEST] + "...")
+    LOGGER.log(logging.ERROR if code else logging.WARNING, "%s", line)
     return code
 
 
@@ -179,7 +187,7 @@ def say(*lines: str) -> None:
     lost: they never end a training.
     """
     for line in lines:
-        LOGGER.info("%s", line)
+        LOGGER.info("%s", printable(line))
 
 
 def show(*lines: str) -> None:

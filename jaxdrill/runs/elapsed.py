@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from jaxdrill.errors import shows_progress
 from jaxdrill.training import processes
 
 
@@ -13,13 +14,13 @@ from jaxdrill.training import processes
 def show_elapsed(text: str) -> Iterator[None]:
     """Show a line with the elapsed seconds on stderr while the body runs, and remove the line at the end.
 
-    The line is shown where the training's progress bar is: on a terminal and in a notebook. Only process 0 shows it.
+    The line is shown where the training's progress bar is (`errors.shows_progress`). Only process 0 shows it.
 
     Args:
         text: what is done, such as `compiling for 2 seed(s)`.
     """
-    stream = sys.stderr  # None if the process was started with a closed stderr
-    if not stream or not processes.is_first() or not ("ipykernel" in sys.modules or stream.isatty()):
+    stream = sys.stderr
+    if not processes.is_first() or not shows_progress():
         yield
         return
     done, began = threading.Event(), time.perf_counter()

@@ -1,7 +1,5 @@
 """A group of seeds trained together: its progress on the screen, and everything that it leaves in the run folder."""
 
-import logging
-import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxdrill.data import Dataset
-from jaxdrill.errors import LOGGER, RunError, is_terminal, say
+from jaxdrill.errors import RunError, say, shows_progress
 from jaxdrill.nn.network import named_weights
 from jaxdrill.recipe import Config
 from jaxdrill.runs import checkpoints, events, folder
@@ -88,8 +86,7 @@ class Group:
         run.rows[:] = [row for row in run.rows if row["seed"] not in self.seeds or row["epoch"] < done]
         if 0 < self.step < total * steps:
             say(f"{self.name}: continuing in epoch {done + 1} of {total}, at step {self.step}")
-        hidden = not is_terminal(sys.stderr) and "ipykernel" not in sys.modules
-        hidden = hidden or not LOGGER.isEnabledFor(logging.INFO)
+        hidden = not shows_progress()
         self.bar = _Bar(total=total * steps, initial=self.step, disable=hidden, leave=False, unit="step")
         self.bar.set_description(f"{self.name} epoch {done + 1} of {total}", refresh=False)
         first = processes.is_first()

@@ -226,8 +226,8 @@ def test_a_run_of_another_version_is_left_alone(copy, command, capsys):
     del metadata["format"]
     (copy / "run.json").write_text(json.dumps(metadata))
     assert command(*both(copy, "--epochs", 3)) == 1
-    why = "was written by another version of jaxdrill (its format is 1, this one reads 3). Use that version, or train"
-    assert capsys.readouterr().err == f"jaxdrill: {copy} {why} into another folder.\n"
+    why = "was written by another version of jaxdrill (its format is 1, this one reads 3). Use that version to read or"
+    assert capsys.readouterr().err == f"jaxdrill: {copy} {why} continue it. {START_OVER}\n"
 
 
 def test_more_epochs_continue_a_run(finished, command, tmp_path):
