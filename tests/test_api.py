@@ -115,6 +115,7 @@ def silence():
     LOGGER.setLevel(logging.INFO)
 
 
+@pytest.mark.slow
 def test_values_mean_what_they_say(few_digits, tiny_recipe, tmp_path, capsys, silence):
     """In the recipe that is trained and in the command that is kept. Then silence, and the folder's other name."""
     rate, momentum = np.float32(0.1), 1e-3

@@ -339,6 +339,7 @@ def test_standard_output_as_a_file(tmp_path):
 # JAX's variables
 
 
+@pytest.mark.slow
 def test_64_bits_change_nothing(few_digits, tiny_recipe, finished, tmp_path, digits):
     predicted = {}
     for wide in (False, True):

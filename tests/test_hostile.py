@@ -78,10 +78,8 @@ def commands(run: Path, out: Path) -> dict[str, Callable[[], int]]:
     }
 
 
-OLDER = (
-    "was written by another version of jaxdrill (its format is {}, this one reads 3). Use that version, or train into "
-)
-OLDER += "another folder."
+OLDER = "was written by another version of jaxdrill (its format is {}, this one reads 3). Use that version to read or "
+OLDER += f"continue it. {START_OVER}"
 WRONG = "is damaged ({}). Delete its run.json and repeat the command that trained it, which writes the file again."
 
 

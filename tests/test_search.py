@@ -98,6 +98,7 @@ def test_a_search_for_nothing_writes_nothing(tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_search_leaves_tracked_files_alone(space, few_digits, tmp_path, monkeypatch):
     """Only `runs/`, which git ignores, is written into the current folder unless another place is named."""
     text = space.read_text()

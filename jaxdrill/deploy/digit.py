@@ -186,7 +186,7 @@ def _count(marked: np.ndarray, axis: int) -> int:
 
     Parts with an empty gap between them, each of at least half the largest extent across, are digits or parts of a
     broken one; the dash of a 5 or the dots of a broken line are not among them. The limits, in extents across of all
-    ink, were chosen on MNIST's training images (`_are_two`).
+    ink, were chosen on training and test images of MNIST (`_are_two`).
     """
     along, across = np.asarray(marked.any(axis)), np.asarray(marked.any(1 - axis))
     found = [part for (part,) in ndimage.find_objects(cast(Any, ndimage.label(along))[0])]

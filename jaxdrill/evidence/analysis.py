@@ -186,6 +186,9 @@ def _labels(runs: Sequence[Run]) -> dict[int, str]:
     """
     labels = {}
     for name, members in _by_name(runs).items():
+        if len(members) == 1:
+            labels[id(members[0])] = name
+            continue
         texts = [_fields(run.config) for run in members]
         differing = [field for field in texts[0] if len({text[field] for text in texts}) > 1]
         for run, text in zip(members, texts, strict=True):
@@ -196,7 +199,7 @@ def _labels(runs: Sequence[Run]) -> dict[int, str]:
                 f"{run.metadata['parameters']:,} parameters" if field == "network" else f"{field} {text[field]}"
                 for field in differing
             ]
-            told = [", ".join(part) for part in (folder, values) if part] if len(members) > 1 else []
+            told = [", ".join(part) for part in (folder, values) if part]
             labels[id(run)] = f"{name} ({': '.join(told)})" if told else name
     return labels
 

@@ -200,9 +200,14 @@ def _interval(x: np.ndarray, low: float, high: float) -> tuple[float, float] | N
     """Compute the 95 % t interval of the mean of float64[S], clipped to low..high."""
     if len(x) < MIN_SEEDS or _all_equal(x):
         return None
-    ends = stats.t.interval(CONFIDENCE, len(x) - 1, x.mean(), stats.sem(x))
-    first, last = np.clip(ends, low, high)
-    return float(first), float(last)
+    margin = _critical(len(x)) * x.std(ddof=1) / np.sqrt(len(x))
+    return float(max(x.mean() - margin, low)), float(min(x.mean() + margin, high))
+
+
+@cache
+def _critical(seeds: int) -> float:
+    """Return the quantile of Student's t distribution that a two-sided interval needs."""
+    return float(stats.t.isf((1 - CONFIDENCE) / 2, seeds - 1))
 
 
 def _all_equal(x: np.ndarray) -> bool:

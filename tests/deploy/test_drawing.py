@@ -14,8 +14,9 @@ from PIL import Image
 from runs_on_disk import CURVES, write_run
 
 from benchmarks import browser
-from jaxdrill.deploy import digit, page
+from jaxdrill.deploy import digit
 from jaxdrill.page import main
+from jaxdrill.runs.reader import read
 
 PREFERENCES = {"firefox": {}, "resistant_firefox": {"privacy.resistFingerprinting": True}}
 FIREFOX = pytest.param("firefox", marks=pytest.mark.slow)
@@ -165,7 +166,7 @@ def test_drawing_by_keys(opened):
 
 def test_example_images_and_maps(opened, run):
     """The page shows the bytes of an image, and drawing replaces it."""
-    images = page.read(run).images
+    images = read(run).images
     assert opened.run("document.querySelectorAll('#digits button').length") == len(images)
     for n in range(3):
         opened.run(f"document.querySelectorAll('#digits button')[{n}].click()")

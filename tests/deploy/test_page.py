@@ -19,6 +19,7 @@ from jaxdrill.nn import network
 from jaxdrill.page import main
 from jaxdrill.preparation import Preparation
 from jaxdrill.runs import weights
+from jaxdrill.runs.reader import read
 from jaxdrill.training.augmentation import normalize
 
 
@@ -166,10 +167,10 @@ def test_runs_with_other_images_share_no_hard_ones(tmp_path):
     first = write_run(tmp_path / "a", "5", CURVES, split="validation")
     second = write_run(tmp_path / "b", "5", CURVES, split="validation", labels=np.arange(2000) % 10)
     third = write_run(tmp_path / "c", "5", CURVES, split="validation", labels=(np.arange(1000) + 1) % 10)
-    runs = [page.read(folder) for folder in (first, second, third)]
+    runs = [read(folder) for folder in (first, second, third)]
     assert page.hard_images(runs) == page.hard_images(runs[:1])
     write_trained(first, "5", [1])
-    assert "<h2>Validation images that the networks find hard</h2>" in page.build([first])
+    assert "<h2>Validation images that the networks find hard</h2>" in page.build([read(first)])
 
 
 def test_names_cannot_inject(tmp_path, chromium):

@@ -180,6 +180,7 @@ def test_earlier_versions_are_told_and_seconds_add_up(copy, command):
     assert read(copy).epochs == 3
 
 
+@pytest.mark.slow
 def test_every_session_and_seed_is_recorded(command, tmp_path, capsys):
     """Seeds 1 to 3, then 4 and 5, then 8; each session has its command, and a repeated one is recorded once."""
     folder = tmp_path / "run"
