@@ -27,6 +27,7 @@ from jaxdrill.errors import RunError, UsageError, print_error, printable, say
 from jaxdrill.evidence import analysis, page
 from jaxdrill.main import main
 from jaxdrill.runs import provenance, reader
+from jaxdrill.runs.folder import START_OVER
 from jaxdrill.tensors import read_npz
 
 BAD = ["<script>alert(1)</script>", "\x1b[2J\x1b]0;x\x07", "a\u202eb", "[x](javascript:a)", "| a | b |", "\r\n\n# x",
