@@ -44,7 +44,8 @@ def write_bytes(path: Path, content: bytes) -> bool:
             with target.open("wb") as stream:
                 stream.write(content)
             return False
-        target.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):  # it is a file: opening says that it is not a directory
+            target.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             if target.exists():
                 shutil.copymode(target, temporary)
