@@ -37,6 +37,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 if __name__ == "__main__":  # a test imports this file, and its processes keep their own platforms
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from conftest import TINY, idx_bytes  # noqa: E402
 from PIL import Image  # noqa: E402
@@ -393,12 +394,9 @@ def main() -> int:
     parser.add_argument("--only", choices=("commands", "readers"), help="what reads the files (default: both)")
     options = parser.parse_args()
     base = Path(tempfile.mkdtemp(prefix="jaxdrill_fuzz_"))
-    for name, folder in (
-        ("TFDS_DATA_DIR", "cache"),
-        ("XDG_CACHE_HOME", "xdg"),
-        ("JAX_COMPILATION_CACHE_DIR", "programs"),
-    ):
+    for name, folder in (("TFDS_DATA_DIR", "cache"), ("XDG_CACHE_HOME", "xdg")):
         os.environ[name] = f"{base / folder}"
+    jax.config.update("jax_compilation_cache_dir", f"{base / 'programs'}")  # JAX has read the environment already
     provenance.git_commit = lambda package: None  # it starts a program, which no fork may
     fuzz, r = Fuzz(base), random.Random(options.seed)
     if options.only != "readers":
