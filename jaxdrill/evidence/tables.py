@@ -89,7 +89,7 @@ def _operations(run: Run) -> int:
 def comparisons(analyses: Sequence[Analysis], detect: float | None = None) -> Table | None:
     """Compare each run with its baseline; None if no run has one here.
 
-    `detect` adds the number of seeds that detects a true difference of so many percentage points.
+    `detect` is a difference in percentage points; it adds a column with the number of seeds that detects it.
     """
     changes = [(a.label, a.change) for a in analyses if a.change]
     if not changes:
