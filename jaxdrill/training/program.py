@@ -95,7 +95,7 @@ class Program(Lowering):
     def evaluate_training(self, state: TrainState) -> Sums:
         """Evaluate a fixed subset of the training images, without dropout and augmentation.
 
-        The subset is cut into parts with the shape of the test images, so that the same compiled program evaluates them.
+        The subset is cut into parts with the shape of the test images, so that the same program evaluates them.
 
         Returns:
             The sums of each seed over at most TRAINING_SUBSET images, each counted once.
