@@ -33,16 +33,9 @@ def hold_out(dataset: Dataset, count: int, evaluate_on: str, fold: int = 0) -> D
             wish = f"fold is {fold}" if fold else "evaluate_on is 'validation'"
             raise UsageError(f"{wish}, and no images are held out; add --hold-out 10000")
         return dataset
-    images, classes = len(dataset.train_labels), len(np.unique(dataset.train_labels))
+    images = len(dataset.train_labels)
     size = 1 if dataset.groups is None else images // len(np.unique(dataset.groups))  # images per group
-    if not classes * size <= count <= images - classes * size:
-        low, high = classes * size, images - classes * size
-        allowed = f"0, or from {low} to {high}, so that each class has an image on either side"
-        raise UsageError(f"hold_out is {count}; allowed for {dataset.name}: {allowed}")
-    folds = images // count
-    if fold and (fold > folds or folds < 2):
-        parts = f"{images} training images make {folds} of {count}"
-        raise UsageError(f"fold is {fold}; {parts}" + ("; hold out at most half of them" if folds < 2 else ""))
+    _assert_fits(dataset, count, fold, size)
     from sklearn.model_selection import StratifiedKFold, train_test_split
 
     # The groups are split as single images are, which is possible because they have one size and one label each. So
@@ -51,7 +44,7 @@ def hold_out(dataset: Dataset, count: int, evaluate_on: str, fold: int = 0) -> D
     members = np.argsort(groups, kind="stable").reshape(-1, size)  # the images of each group
     labels, every = dataset.train_labels[members[:, 0]], np.arange(len(members))
     if fold:
-        kept, held = list(StratifiedKFold(folds, shuffle=True, random_state=0).split(every, labels))[fold - 1]
+        kept, held = list(StratifiedKFold(images // count, shuffle=True, random_state=0).split(every, labels))[fold - 1]
     else:
         kept, held = train_test_split(every, test_size=round(count / size), random_state=0, stratify=labels)
         if len(held) * size != count:
@@ -70,3 +63,19 @@ def hold_out(dataset: Dataset, count: int, evaluate_on: str, fold: int = 0) -> D
         return smaller
     held_out = {"test_images": dataset.train_images[held], "test_labels": dataset.train_labels[held]}
     return replace(smaller, **held_out, split="validation")
+
+
+def _assert_fits(dataset: Dataset, count: int, fold: int, size: int) -> None:
+    """Check that `count` images, in groups of `size` images, can be held out.
+
+    Raises:
+        UsageError: they cannot, or there is no such fold.
+    """
+    images, least = len(dataset.train_labels), size * len(np.unique(dataset.train_labels))
+    if not least <= count <= images - least:
+        allowed = f"0, or from {least} to {images - least}, so that each class has an image on either side"
+        raise UsageError(f"hold_out is {count}; allowed for {dataset.name}: {allowed}")
+    folds = images // count
+    if fold and (fold > folds or folds < 2):
+        parts = f"{images} training images make {folds} of {count}"
+        raise UsageError(f"fold is {fold}; {parts}" + ("; hold out at most half of them" if folds < 2 else ""))
