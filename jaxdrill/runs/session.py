@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from jaxdrill import data, splits, tensors
+from jaxdrill.data import Dataset
 from jaxdrill.errors import UsageError, say
 from jaxdrill.files import write_text
 from jaxdrill.nn.architecture import trace
@@ -59,13 +60,9 @@ def train(
     network = trace(config.network)[-1]
     backend.at_hand()  # before anything is fetched or written
     began = time.perf_counter()
-    dataset = data.load(config.data, data_dir, offline)
-    sha256 = dataset.sha256
-    dataset = splits.hold_out(dataset, config.hold_out, config.evaluate_on, config.fold)
+    dataset, sha256 = _load_data(config, data_dir, offline)
     config = config.model_copy(update={"data": dataset.name, "evaluate_on": dataset.split})
-    if config.batch_size > (count := len(dataset.train_labels)):
-        most = f"at most {count}, the training images of {dataset.name}"
-        raise UsageError(f"batch_size is {config.batch_size}; allowed: {most}")
+    count = len(dataset.train_labels)
     workdir = workdir or parent / (config.name + (f"_{dataset.name}" if dataset.name != "mnist" else ""))
     stop.check("stopped before anything was trained")
     initial = initial_weights(Path(config.init_from), config.network) if config.init_from else None
@@ -84,6 +81,21 @@ def train(
         _train_seeds(run, range(config.seed, config.seed + config.seeds))
         stop.check(f"stopped; {config.name} is finished in {workdir}")
     return workdir
+
+
+def _load_data(config: Config, data_dir: Path | None, offline: bool) -> tuple[Dataset, str]:
+    """Load the dataset of a recipe, without the images held out, and the checksum of the whole dataset.
+
+    Raises:
+        UsageError: the recipe does not fit the data.
+        RunError: the data cannot be read.
+    """
+    whole = data.load(config.data, data_dir, offline)
+    dataset = splits.hold_out(whole, config.hold_out, config.evaluate_on, config.fold)
+    if config.batch_size > (count := len(dataset.train_labels)):
+        most = f"at most {count}, the training images of {dataset.name}"
+        raise UsageError(f"batch_size is {config.batch_size}; allowed: {most}")
+    return dataset, whole.sha256
 
 
 def _assert_common(mine: dict[str, Any]) -> None:
