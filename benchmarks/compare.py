@@ -23,7 +23,12 @@ from typing import Any
 from jaxdrill import data
 from jaxdrill.errors import RunError
 
-OTHERS = ("notebook", "eager", "compile", "flax")
+PYTORCH = ("eager", "channels_last", "compile", "compile_channels_last")
+OTHERS = ("notebook", *PYTORCH, "flax")
+NETWORK_ALONE = """extends = "step_{step}"
+augmentation = {{ rotation_degrees = 0.0, scale = 0.0, shift_pixels = 0.0 }}
+average = {{ decay = 0.0 }}
+"""  # a recipe without what the other contenders' training steps do not do
 
 
 @dataclass(frozen=True)
@@ -57,9 +62,10 @@ class Worker:
         other = setting.baseline if name == "baseline" else None
         command = [sys.executable, "-m", "benchmarks.contenders", "jaxdrill" if other else name, step]
         command += [str(batch_size), str(seeds), str(setting.folder.absolute())]
+        path = os.pathsep.join([f"{other or Path.cwd()}", os.environ.get("PYTHONPATH", "")])
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-            env=os.environ | {"PYTHONPATH": f"{other or Path.cwd()}"} | {**environment}, cwd=other,
+            env=os.environ | {"PYTHONPATH": path} | {**environment}, cwd=other,
         )  # fmt: skip
         self._read()
         self.first_step_seconds = time.perf_counter() - began
@@ -100,6 +106,12 @@ def rounds(workers: Mapping[str, Worker], work: str, count: int) -> dict[str, An
     return {name: summary(values, seconds["jaxdrill"]) for name, values in seconds.items()}
 
 
+def best_pytorch(results: Mapping[str, Any]) -> dict[str, str]:
+    """Return the name of the fastest of PyTorch's configurations that were measured, as an entry of its own."""
+    measured = [name for name in PYTORCH if name in results]
+    return {"best_pytorch": min(measured, key=lambda name: results[name]["median"])} if measured else {}
+
+
 def summary(values: list[float], ours: list[float]) -> dict[str, Any]:
     """Seconds of every round, their median, and the ratios to jaxdrill's of the same round."""
     ratios = [a / b for a, b in zip(values, ours, strict=True)]
@@ -112,7 +124,7 @@ def show(title: str, results: Mapping[str, Any], scale: float, unit: str) -> Non
     print(f"\n{title}")
     for name, result in results.items():
         spread = f"{result['ratio']:6.2f}  ({result['lowest_ratio']:.2f} to {result['highest_ratio']:.2f})"
-        print(f"  {name:10} {result['median'] * scale:10.2f} {unit:3}  times jaxdrill's {spread}", flush=True)
+        print(f"  {name:21} {result['median'] * scale:10.2f} {unit:3}  times jaxdrill's {spread}", flush=True)
 
 
 def peaks(workers: Mapping[str, Worker]) -> dict[str, int]:
@@ -129,13 +141,16 @@ def start(setting: Setting, names: Iterable[str], step: str, batch_size: int) ->
 
 def training_steps(setting: Setting) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for title, step, images in (
-        ("step 5's network, dropout on", "3", 7680), ("step 2's network", "2", 7680), ("step 1's network", "1", 1280),
-    ):  # fmt: skip
-        workers = start(setting, setting.names("notebook"), step, 128)
-        result = rounds(workers, str(images), setting.rounds)
-        show(f"one training step of {title}, batch 128", result, 1000 * 128 / images, "ms")
-        found[f"step_{step}"] = {"steps": images // 128, **result, "peak_bytes": peaks(workers)}
+    sizes = {"3": (128, 60), "2": (128, 60), "1": (128, 10), "6": (64, 60), "6_fast": (64, 60), "6_small": (32, 60)}
+    for step, (batch_size, steps) in sizes.items():
+        with tempfile.TemporaryDirectory() as folder:
+            recipe = Path(folder, "network.toml")
+            recipe.write_text(NETWORK_ALONE.format(step=step))
+            workers = start(setting, setting.names("notebook"), str(recipe), batch_size)
+        result = rounds(workers, f"{steps * batch_size}", setting.rounds)
+        show(f"one training step of step {step}'s network, batch {batch_size}", result, 1000 / steps, "ms")
+        about = best_pytorch(result) | {"batch_size": batch_size, "steps": steps}
+        found[f"step_{step}"] = result | about | {"peak_bytes": peaks(workers)}
     return found
 
 
@@ -143,7 +158,13 @@ def epochs(setting: Setting) -> dict[str, Any]:
     workers = start(setting, setting.names(), "5", 128)
     result = rounds(workers, "epoch", setting.rounds)
     show("one whole epoch of step 5: order, rotation, training, evaluation", result, 1, "s")
-    return result | {"peak_bytes": peaks(workers)}
+    found = {"step_5": result | best_pytorch(result) | {"peak_bytes": peaks(workers)}}
+    if setting.baseline:  # The other contenders do not do step 6's augmentation and average.
+        workers = start(setting, ["baseline", "jaxdrill"], "6", 64)
+        result = rounds(workers, "epoch", setting.rounds)
+        show("one whole epoch of step 6", result, 1, "s")
+        found["step_6"] = result | {"peak_bytes": peaks(workers)}
+    return found
 
 
 def first_steps(setting: Setting) -> dict[str, Any]:

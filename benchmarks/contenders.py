@@ -76,28 +76,36 @@ class Contender(ABC):
 class Eager(Contender):
     """PyTorch, eager, data in memory."""
 
+    memory_format, compiled = "contiguous_format", False
+
     def __init__(self, config: Config, dataset: data.Dataset) -> None:
         import torch  # pyright: ignore[reportMissingImports]
 
         super().__init__(config, dataset)
         self.torch = torch
         torch.manual_seed(config.seed)
-        self.network = self.prepared(torch_network(config))
+        network = torch_network(config).to(memory_format=getattr(torch, self.memory_format))
+        self.network = torch.compile(network) if self.compiled else network
         self.optimizer = torch.optim.SGD(
-            self.network.parameters(), config.optimizer.learning_rate, momentum=config.optimizer.momentum
+            self.network.parameters(),
+            config.optimizer.learning_rate,
+            momentum=config.optimizer.momentum,
+            nesterov=config.optimizer.nesterov,
         )
 
-    def prepared(self, network: Any) -> Any:
-        return network
+    def images(self, images: np.ndarray) -> Any:
+        """Return images float32[B, 28, 28, 1] as a tensor float32[B, 1, 28, 28] in the memory format in use."""
+        x = self.torch.from_numpy(images).permute(0, 3, 1, 2)
+        return x.contiguous(memory_format=getattr(self.torch, self.memory_format))
 
     def step(self, images: Any, labels: Any) -> None:
-        self.update(self.torch.from_numpy(images).permute(0, 3, 1, 2), self.torch.from_numpy(labels))
+        self.update(self.images(images), self.torch.from_numpy(labels))
 
     def update(self, x: Any, y: Any) -> tuple[float, Any]:
         self.network.train()
         self.optimizer.zero_grad()
         logits = self.network(x)
-        loss = self.torch.nn.functional.nll_loss(self.torch.nn.functional.log_softmax(logits, dim=1), y)
+        loss = self.torch.nn.functional.cross_entropy(logits, y, label_smoothing=self.config.loss.label_smoothing)
         loss.backward()
         self.optimizer.step()
         return loss.item(), logits
@@ -107,16 +115,27 @@ class Eager(Contender):
         images, labels, correct = self.dataset.test_images, self.dataset.test_labels, 0
         with self.torch.no_grad():
             for start in range(0, len(labels), 1000):
-                x = self.torch.from_numpy(self.normalised(images[start : start + 1000])).permute(0, 3, 1, 2)
+                x = self.images(self.normalised(images[start : start + 1000]))
                 correct += (self.network(x).argmax(1).numpy() == labels[start : start + 1000]).sum()
         return correct / len(labels)
 
 
-class Compiled(Eager):
-    """PyTorch with `torch.compile`, data in memory."""
+class ChannelsLast(Eager):
+    """PyTorch, eager, with arrays in the memory format `channels_last`."""
 
-    def prepared(self, network: Any) -> Any:
-        return self.torch.compile(network)
+    memory_format = "channels_last"
+
+
+class Compiled(Eager):
+    """PyTorch with `torch.compile`."""
+
+    compiled = True
+
+
+class CompiledChannelsLast(Eager):
+    """PyTorch with `torch.compile` and `channels_last`."""
+
+    memory_format, compiled = "channels_last", True
 
 
 class Notebook(Eager):
@@ -164,7 +183,11 @@ def torch_network(config: Config) -> Any:
         if isinstance(layer, Pool):
             modules.append((nn.MaxPool2d if layer.pool == "max" else nn.AvgPool2d)(layer.size))
             continue
-        modules.append(nn.Conv2d(channels, layer.conv, layer.kernel, padding=layer.padding, bias=False))
+        if layer.separable:
+            modules.append(nn.Conv2d(channels, layer.conv, 1, bias=False))
+        groups = layer.conv if layer.separable else 1
+        channels = layer.conv if layer.separable else channels
+        modules.append(nn.Conv2d(channels, layer.conv, layer.kernel, padding=layer.padding, groups=groups, bias=False))
         modules += [nn.ReLU()] if layer.relu else []
         modules += [nn.BatchNorm2d(layer.conv)] if layer.batch_norm else []
         modules += [nn.Dropout(layer.dropout)] if layer.dropout else []
@@ -181,9 +204,8 @@ class Flax(Contender):
 
         super().__init__(config, dataset)
         self.network = nnx_network(config)
-        optimizer = nnx.Optimizer(
-            self.network, optax.sgd(config.optimizer.learning_rate, config.optimizer.momentum), wrt=nnx.Param
-        )
+        sgd = optax.sgd(config.optimizer.learning_rate, config.optimizer.momentum, config.optimizer.nesterov)
+        optimizer = nnx.Optimizer(self.network, sgd, wrt=nnx.Param)
         metrics = nnx.MultiMetric(accuracy=nnx.metrics.Accuracy(), loss=nnx.metrics.Average("loss"))
         self.state = optimizer, metrics
 
@@ -233,7 +255,12 @@ def nnx_network(config: Config) -> Any:
             modules.append(partial(nnx.max_pool if layer.pool == "max" else nnx.avg_pool, **window))
             continue
         kernel = (layer.kernel, layer.kernel)
-        modules.append(nnx.Conv(channels, layer.conv, kernel, padding=layer.padding, use_bias=False, rngs=rngs))
+        conv = partial(nnx.Conv, out_features=layer.conv, use_bias=False, rngs=rngs)
+        if layer.separable:
+            modules.append(conv(channels, kernel_size=(1, 1)))
+        groups = layer.conv if layer.separable else 1
+        channels = layer.conv if layer.separable else channels
+        modules.append(conv(channels, kernel_size=kernel, padding=layer.padding, feature_group_count=groups))
         modules += [nnx.relu] if layer.relu else []
         modules += [nnx.BatchNorm(layer.conv, momentum=0.9, rngs=rngs)] if layer.batch_norm else []
         modules += [nnx.Dropout(layer.dropout, rngs=rngs)] if layer.dropout else []
@@ -278,7 +305,8 @@ class Jaxdrill:
 
 
 CONTENDERS: dict[str, Callable[[Config, data.Dataset], Any]] = {
-    "notebook": Notebook, "eager": Eager, "compile": Compiled, "flax": Flax, "jaxdrill": Jaxdrill,
+    "notebook": Notebook, "eager": Eager, "channels_last": ChannelsLast, "compile": Compiled,
+    "compile_channels_last": CompiledChannelsLast, "flax": Flax, "jaxdrill": Jaxdrill,
 }  # fmt: skip
 
 
