@@ -66,7 +66,7 @@ def run(config: Config, dataset: data.Dataset, epochs: int) -> dict[str, Any]:
 
 def work(config: Config, dataset: data.Dataset) -> dict[str, float]:
     """Operations and bytes of one training step, as the compiler counts them."""
-    config = config.model_copy(update={"execution": Execution(epoch="steps", convolution="plain")})
+    config = config.model_copy(update={"execution": Execution(epoch="steps", convolution="xla")})
     program = Program(config, dataset)
     analysis = program.compiled[next(program.launches(0))].cost_analysis()
     return {"flop": analysis.get("flops", float("nan")), "bytes": analysis.get("bytes accessed", float("nan"))}
@@ -158,7 +158,7 @@ def main() -> None:
     part("pytorch_epoch", lambda: pytorch(recipe, dataset))
     part("work_of_a_step", lambda: work(recipe, dataset))
     for epoch, convolution, seeds in (
-        ("steps", "plain", 1), ("scan", "patches", 1), ("scan", "plain", options.many),
+        ("steps", "xla", 1), ("scan", "im2col", 1), ("scan", "xla", options.many),
     ):  # fmt: skip
         name = f"one_epoch_{epoch}_{convolution}_{seeds}_seeds"
         part(name, lambda e=epoch, c=convolution, s=seeds: strategy(e, c, s, 1))

@@ -87,10 +87,9 @@ class Execution(Table):
         ge=0,
         description="seeds trained at once; 0 is one a device on CPU and TPU, and on GPU as many as fit, up to 32",
     )
-    convolution: Literal["auto", "plain", "pairs", "patches", "taps"] = Field(
+    convolution: Literal["auto", "rows", "xla", "im2col"] = Field(
         default="auto",
-        description="how it is computed; auto is pairs on CPU; for several seeds on a device plain on TPU and patches "
-        "on GPU; for one taps on TPU and plain on GPU",
+        description="how it is computed; auto is rows on CPU, im2col for several seeds on a GPU, otherwise xla",
     )
     matmul_precision: Literal["float32", "tensorfloat32", "bfloat16"] = Field(
         default="float32",

@@ -31,7 +31,7 @@ def test_the_accelerators_program_measures_everything(tiny_recipe, tmp_path, dig
     assert min(report["many_seeds"]["test_accuracies"][1]) > 0.2  # 0.1 is chance
     assert report["summary"]["one_seed_seconds"] > 0 and report["summary"]["drill_seconds"] > 0
     assert report["work_of_a_step"]["flop"] > 1e6
-    assert report["one_epoch_scan_plain_2_seeds"]["execution"]["epoch"] == "scan"
+    assert report["one_epoch_scan_xla_2_seeds"]["execution"]["epoch"] == "scan"
 
 
 @pytest.mark.parametrize("step", ["1", "3"])
@@ -76,10 +76,10 @@ def test_products_are_of_rounded_factors_forward_and_backward():
 
     x, kernel, dy = (jax.random.normal(jax.random.key(n), shape) for n, shape in enumerate(
         [(4, 8, 8, 3), (3, 3, 3, 5), (4, 6, 6, 5)]))  # fmt: skip
-    y, gradients = jax.vjp(lambda *a: precision.convolve(*a, 0, "plain"), x, kernel)
-    expected, of_rounded = jax.vjp(lambda *a: convolve(*a, 0, "plain"), bfloat16(x), bfloat16(kernel))
+    y, gradients = jax.vjp(lambda *a: precision.convolve(*a, 0, "xla"), x, kernel)
+    expected, of_rounded = jax.vjp(lambda *a: convolve(*a, 0, "xla"), bfloat16(x), bfloat16(kernel))
     chex.assert_trees_all_equal((y, gradients(dy)), (expected, of_rounded(bfloat16(dy))))
-    assert not np.array_equal(y, convolve(x, kernel, 0, "plain"))
+    assert not np.array_equal(y, convolve(x, kernel, 0, "xla"))
 
 
 def test_the_drills_minutes_by_the_roofline():

@@ -1,7 +1,10 @@
-"""A convolution in several forms, of which each is the fastest on some device (benchmarks/NOTES.md)."""
+"""Convolutions of arrays [channels, rows, columns, batch], each in the form that is fastest on its platform.
+
+benchmarks/NOTES.md has the measurements. All convolutions have stride 1 and no dilation.
+"""
 
 from collections.abc import Callable
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import chex
@@ -9,111 +12,251 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-THIN = 512  # channels in times channels out
+MAX_WHOLE_SIDE = 12  # pixels; the form "rows" computes an output of this width or less at once instead of in a loop
 
-Padding = tuple[tuple[int, int], tuple[int, int]]  # before and after, rows and columns
-Form = Callable[[jax.Array, jax.Array, Padding], jax.Array]
+Form = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def convolve(x: jax.Array, kernel: jax.Array, padding: int, form: str) -> jax.Array:
-    """A convolution of stride 1, without dilation or feature groups, computed in one of the forms of `FORMS`.
+    """Convolve x with a kernel.
 
     Args:
-        x: float32[B, H, W, I].
+        x: float32[I, H, W, B].
         kernel: float32[K, K, I, O].
         padding: zeros added on each side, pixels.
-        form: `plain` is XLA's own, `pairs` takes two columns at a time, `patches` is one matrix product,
-            `taps` a sum of products where there is one channel.
+        form: "rows" for CPUs: a matrix product per output row, "xla" for XLA's convolution, or "im2col" for one matrix
+            product of all patches.
 
     Returns:
-        float32[B, H + 2 padding - K + 1, W + 2 padding - K + 1, O].
+        float32[O, H + 2 padding - K + 1, W + 2 padding - K + 1, B].
     """
-    chex.assert_shape(kernel, (None, None, x.shape[-1], None))
-    if kernel.shape[:2] == (1, 1) and not padding:  # a matrix product, whose gradient is faster than a convolution's
-        return x @ kernel[0, 0]
-    return FORMS[form](x, kernel, ((padding, padding), (padding, padding)))
+    chex.assert_shape(kernel, (None, None, x.shape[0], None))
+    x, size = _pad(x, padding), kernel.shape[0]
+    if size == 1:
+        return matrix_product(kernel[0, 0], x, form)
+    if x.shape[1:3] == (size, size):  # one output pixel per image
+        weights = kernel.transpose(2, 0, 1, 3).reshape(-1, kernel.shape[-1])
+        return matrix_product(weights, x.reshape(-1, 1, 1, x.shape[-1]), form)
+    return FORMS[form](x, kernel)
 
 
-def _convolution(
-    x: jax.Array,
-    kernel: jax.Array,
-    padding: Padding,
-    strides: tuple[int, int] = (1, 1),
-    dimensions: tuple[str, str, str] = ("NHWC", "HWIO", "NHWC"),
-) -> jax.Array:
-    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=dimensions)
+def convolve_separably(x: jax.Array, pointwise: jax.Array, depthwise: jax.Array, padding: int, form: str) -> jax.Array:
+    """Multiply the channels of each pixel by a matrix, then convolve each channel with its own kernel.
 
+    Args:
+        x: float32[I, H, W, B].
+        pointwise: float32[I, O].
+        depthwise: float32[K, K, O].
+        padding: zeros added on each side, pixels.
+        form: as for `convolve`.
 
-def _turned(kernel: jax.Array, padding: Padding) -> tuple[jax.Array, Padding]:
-    """The kernel and padding with which the convolution of an output's gradient is the input's."""
-    rows, columns = (
-        (side - 1 - low, side - 1 - high) for side, (low, high) in zip(kernel.shape, padding, strict=False)
-    )
-    return jnp.flip(kernel, (0, 1)).swapaxes(2, 3), (rows, columns)
-
-
-def _kernel_gradient(x: jax.Array, dy: jax.Array, padding: Padding) -> jax.Array:
-    """As a convolution of the input by the output's gradient, with batch and channels exchanged."""
-    return _convolution(x, dy, padding, dimensions=("CHWN", "IHWO", "HWNC"))
-
-
-def _with_gradients(form: Form) -> Form:
-    """The form with gradients: the input's in the same form, the kernel's by XLA. JAX's own cannot be vectorised in jax
-    0.7.2."""
-    function = jax.custom_vjp(form, nondiff_argnums=(2,))
-
-    def backward(padding: Padding, residuals: Any, dy: jax.Array) -> Any:
-        x, kernel = residuals
-        return function(dy, *_turned(kernel, padding)), _kernel_gradient(x, dy, padding)
-
-    function.defvjp(lambda x, kernel, padding: (function(x, kernel, padding), (x, kernel)), backward)
-    return function
-
-
-@_with_gradients
-def plain_convolution(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
-    """XLA's own convolution."""
-    return _convolution(x, kernel, padding)
-
-
-def tap_convolution(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
-    """A sum of shifted images, each times a number, if the input has one channel: a TPU's compiler takes minutes for
-    XLA's own gradient of such a kernel, if it is not for several seeds by `vmap`."""
-    if x.shape[-1] > 1:
-        return plain_convolution(x, kernel, padding)
-    views = zip(_views(x, kernel, padding), kernel.reshape(-1, 1, 1, 1, kernel.shape[-1]), strict=True)
-    return reduce(jnp.add, [view * weights for view, weights in views])
-
-
-def _views(x: jax.Array, kernel: jax.Array, padding: Padding) -> list[jax.Array]:
-    """What each place of the kernel sees, row by row."""
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    rows, columns = kernel.shape[:2]
-    height, width = x.shape[1] - rows + 1, x.shape[2] - columns + 1
-    return [x[:, i : i + height, j : j + width] for i in range(rows) for j in range(columns)]
-
-
-def patch_convolution(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
-    """One matrix product of all patches.
-
-    Under `vmap` over kernels a convolution becomes a grouped one, which is slow; this becomes a batched product.
+    Returns:
+        float32[O, H + 2 padding - K + 1, W + 2 padding - K + 1, B].
     """
-    return jnp.concatenate(_views(x, kernel, padding), axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
+    if form == "rows":
+        return _convolve_depthwise(matrix_product(pointwise, x, form), depthwise, padding)
+    return convolve(x, pointwise[None, None] * depthwise[:, :, None], padding, form)
 
 
-@_with_gradients
-def pair_convolution(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
-    """Two columns at a time if the convolution is thin.
+def matrix_product(weights: jax.Array, x: jax.Array, form: str) -> jax.Array:
+    """Return weights[I, O] times x[I, H, W, B]: float32[O, H, W, B]."""
+    if form != "rows":  # a TPU's layout of x is not that of a matrix
+        return lax.dot_general(weights, x, (((0,), (0,)), ((), ())))
+    return _contract(weights, x.reshape(len(x), -1), 0).reshape(-1, *x.shape[1:])
 
-    On CPU a thin convolution spends its time gathering patches. One patch for two neighbouring outputs is a third
-    larger instead of twice as large.
+
+def _contract(a: jax.Array, b: jax.Array, axis: int) -> jax.Array:
+    return lax.dot_general(a, b, (((axis,), (axis,)), ((), ())))
+
+
+def _pad(x: jax.Array, padding: int) -> jax.Array:
+    return jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0))) if padding else x
+
+
+def unfused(form: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function so that XLA does not fuse it with the operations around it, if the form is "rows".
+
+    On CPU XLA repeats a fused function for each of its consumers. It never fuses a conditional, so the function becomes
+    a branch of one. The condition is that the first value of the first argument equals itself. XLA cannot know that it
+    does, because a NaN does not. The other branch returns NaN, or the maximum of an integer type.
     """
-    width = x.shape[2] + sum(padding[1]) - kernel.shape[1] + 1
-    if kernel.shape[2] * kernel.shape[3] > THIN or width % 2:
-        return _convolution(x, kernel, padding)
-    left, right = (jnp.pad(kernel, ((0, 0), (shift, 1 - shift), (0, 0), (0, 0))) for shift in (0, 1))
-    pairs = _convolution(x, jnp.concatenate([left, right], axis=-1), padding, strides=(1, 2))
-    return pairs.reshape(*pairs.shape[:2], width, -1)
+    if form != "rows":
+        return function(*arguments)
+    shapes = jax.eval_shape(function, *arguments)
+    first = arguments[0][(0,) * arguments[0].ndim]
+
+    def undefined(*_: Any) -> Any:
+        return jax.tree.map(
+            lambda a: jnp.full(a.shape, jnp.nan if a.dtype == jnp.float32 else jnp.iinfo(a.dtype).max, a.dtype), shapes
+        )
+
+    return lax.cond(first == first, function, undefined, *arguments)
 
 
-FORMS = {"plain": plain_convolution, "pairs": pair_convolution, "patches": patch_convolution, "taps": tap_convolution}
+# Form "rows"
+
+
+@jax.custom_vjp
+def rows_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Compute a convolution by one matrix product per output row, or one for all rows if they are short.
+
+    A product of the K input rows with K * O columns gives the terms of the K kernel columns, which are then shifted and
+    added.
+    """
+    if x.shape[0] == 1:
+        return im2col_convolution(x, kernel)
+    size, (_, height, width, batch) = kernel.shape[0], x.shape
+    weights = kernel.transpose(2, 0, 1, 3).reshape(size * x.shape[0], -1)  # [I K, K O]
+
+    def add_columns(rows: jax.Array) -> jax.Array:  # [I K, R W B] to [O, R, W', B]
+        terms = _contract(weights, rows, 0).reshape(size, kernel.shape[-1], -1, width, batch)
+        return reduce(jnp.add, [terms[j, :, :, j : j + width - size + 1] for j in range(size)])
+
+    if width - size + 1 <= MAX_WHOLE_SIDE:
+        return unfused("rows", add_columns, _row_windows(x, size))
+
+    def write_row(row: jax.Array, out: jax.Array) -> jax.Array:
+        rows = lax.dynamic_slice_in_dim(x, row, size, 1).reshape(len(weights), -1)
+        return lax.dynamic_update_slice_in_dim(out, add_columns(rows), row, 1)
+
+    out = jnp.zeros((kernel.shape[-1], height - size + 1, width - size + 1, batch))
+    return lax.fori_loop(0, height - size + 1, write_row, out)
+
+
+def _row_windows(x: jax.Array, size: int) -> jax.Array:
+    """Stack the `size` input rows of each output row: float32[I, H, W, B] to [I K, H' W B]."""
+    height = x.shape[1] - size + 1
+    return jnp.stack([x[:, i : i + height] for i in range(size)], 1).reshape(size * len(x), -1)
+
+
+def _rows_backward(residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Compute both gradients from the same copies of the output's gradient, shifted by the kernel's columns."""
+    x, kernel = residuals
+    (channels, height, width, batch), (size, outputs) = x.shape, kernel.shape[::3]
+    if channels == 1:
+        return jax.vjp(im2col_convolution, x, kernel)[1](dy)
+    weights = kernel.transpose(1, 3, 2, 0).reshape(size * outputs, -1)  # [K O, I K]
+
+    def shifted_columns(dy: jax.Array) -> jax.Array:  # [O, R, W', B] to [K O, R W B]
+        wide = jnp.pad(dy, ((0, 0), (0, 0), (size - 1, size - 1), (0, 0)))
+        shifted = [wide[:, :, size - 1 - j :][:, :, :width] for j in range(size)]
+        return jnp.concatenate(shifted).reshape(size * outputs, -1)
+
+    if width - size + 1 <= MAX_WHOLE_SIDE:
+        columns = unfused("rows", shifted_columns, dy)
+        terms = _contract(weights, columns, 0).reshape(channels, size, -1, width, batch)
+        pads = [((0, 0), (i, size - 1 - i), (0, 0), (0, 0)) for i in range(size)]
+        dx = unfused("rows", lambda terms: reduce(jnp.add, [jnp.pad(terms[:, i], pads[i]) for i in range(size)]), terms)
+        dkernel = _contract(_row_windows(x, size), columns, 1)
+    else:
+
+        def add_row(row: jax.Array, carry: Any) -> Any:
+            dx, dkernel = carry
+            columns = shifted_columns(lax.dynamic_slice_in_dim(dy, row, 1, 1))
+            rows = lax.dynamic_slice_in_dim(dx, row, size, 1)
+            rows = rows + _contract(weights, columns, 0).reshape(channels, size, width, batch)
+            inputs = lax.dynamic_slice_in_dim(x, row, size, 1).reshape(channels * size, -1)
+            return lax.dynamic_update_slice_in_dim(dx, rows, row, 1), dkernel + _contract(inputs, columns, 1)
+
+        start = (jnp.zeros(x.shape), jnp.zeros(weights.T.shape))
+        dx, dkernel = lax.fori_loop(0, height - size + 1, add_row, start)
+    return dx, dkernel.reshape(channels, size, size, outputs).transpose(1, 2, 0, 3)
+
+
+rows_convolution.defvjp(lambda x, kernel: (rows_convolution(x, kernel), (x, kernel)), _rows_backward)
+
+
+# Other forms
+
+
+def xla_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Compute XLA's convolution, or a sum of shifted images times weights if x has one channel.
+
+    A TPU's compiler takes minutes for the gradient of XLA's convolution of one channel.
+    """
+    if len(x) > 1:
+        return _xla_convolution(x, kernel)
+    return _weighted_sum(_views(x, kernel.shape[0]), kernel)
+
+
+@jax.custom_vjp
+def _xla_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return _convolution(x, kernel, 0, ("CHWN", "HWIO", "CHWN"))
+
+
+def _convolution(x: jax.Array, kernel: jax.Array, padding: int, dimensions: tuple[str, str, str]) -> jax.Array:
+    return lax.conv_general_dilated(x, kernel, (1, 1), [(padding, padding)] * 2, dimension_numbers=dimensions)
+
+
+def _xla_backward(residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """JAX's own gradients cannot be vectorised in jax 0.7.2."""
+    x, kernel = residuals
+    dx = _convolution(dy, jnp.flip(kernel, (0, 1)), kernel.shape[0] - 1, ("CHWN", "HWOI", "CHWN"))
+    return dx, _convolution(x, dy, 0, ("NHWC", "OHWI", "HWNC"))
+
+
+_xla_convolution.defvjp(lambda x, kernel: (_xla_convolution(x, kernel), (x, kernel)), _xla_backward)
+
+
+def im2col_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Compute one matrix product of all patches. Under `vmap` over kernels it stays a batched product."""
+    patches = jnp.concatenate(_views(x, kernel.shape[0]))
+    return matrix_product(kernel.reshape(-1, kernel.shape[-1]), patches, "rows")
+
+
+def _views(x: jax.Array, size: int) -> list[jax.Array]:
+    """Return the input pixel of each kernel tap for every output pixel: K * K arrays float32[I, H', W', B]."""
+    height, width = x.shape[1] - size + 1, x.shape[2] - size + 1
+    return [x[:, i : i + height, j : j + width] for i in range(size) for j in range(size)]
+
+
+def _weighted_sum(views: list[jax.Array], kernel: jax.Array) -> jax.Array:
+    """Add up the pixels of all taps times the weights of each output channel, kernel[..., O]: float32[O, H', W', B]."""
+    weights = kernel.reshape(-1, kernel.shape[-1], 1, 1, 1)
+    return reduce(jnp.add, [view * each for view, each in zip(views, weights, strict=True)])
+
+
+FORMS: dict[str, Form] = {"rows": rows_convolution, "xla": xla_convolution, "im2col": im2col_convolution}
+
+
+# Depthwise convolution in the form "rows". The other forms multiply both kernels of a separable convolution.
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _convolve_depthwise(x: jax.Array, kernel: jax.Array, padding: int) -> jax.Array:
+    """Convolve each channel of x, float32[O, H, W, B], with its kernel, float32[K, K, O]."""
+    return unfused("rows", partial(_shift_add, padding=padding), x, kernel)
+
+
+def _shift_add(x: jax.Array, kernel: jax.Array, padding: int) -> jax.Array:
+    return _weighted_sum(_views(_pad(x, padding), kernel.shape[0]), kernel)
+
+
+def _depthwise_backward(padding: int, residuals: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = residuals
+    size = kernel.shape[0]
+    dx = unfused("rows", partial(_shift_add, padding=size - 1 - padding), dy, kernel[::-1, ::-1])
+    return dx, _depthwise_kernel_gradient(_pad(x, padding), dy, size)
+
+
+def _depthwise_kernel_gradient(x: jax.Array, dy: jax.Array, size: int) -> jax.Array:
+    """Sum over one row at a time for each channel and image, and then over the images."""
+    channels, height, width, batch = dy.shape
+
+    def add_row(row: jax.Array, total: jax.Array) -> jax.Array:
+        dy_row = lax.dynamic_slice_in_dim(dy, row, 1, 1)[:, 0]
+        rows = lax.dynamic_slice_in_dim(x, row, size, 1)
+        taps = [
+            reduce(jnp.add, [rows[:, i, j + column] * dy_row[:, column] for column in range(width)])
+            for i in range(size)
+            for j in range(size)
+        ]
+        return total + jnp.stack(taps)
+
+    total = lax.fori_loop(0, height, add_row, jnp.zeros((size * size, channels, batch)))
+    return total.sum(-1).reshape(size, size, channels)
+
+
+_convolve_depthwise.defvjp(
+    lambda x, kernel, padding: (_convolve_depthwise(x, kernel, padding), (x, kernel)), _depthwise_backward
+)

@@ -132,7 +132,7 @@ class Pool(Layer):
         """The layer for so many input channels."""
         from jaxdrill.nn.modules import Pooling
 
-        return Pooling(self.pool, self.size)
+        return Pooling(self.pool, self.size, convolution)
 
 
 def _window(size: int, side: int) -> int:

@@ -1,7 +1,8 @@
-"""The layers as Flax NNX modules, and the network that chains them."""
+"""The layers as Flax NNX modules of arrays [channels, rows, columns, batch], and the network that chains them."""
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, cast
 
 import jax
@@ -10,7 +11,8 @@ from flax import nnx
 
 from jaxdrill.nn import functional
 from jaxdrill.nn.architecture import layer_names
-from jaxdrill.nn.convolution import convolve
+from jaxdrill.nn.convolution import convolve, convolve_separably
+from jaxdrill.nn.functional import per_channel
 from jaxdrill.nn.layers import Conv, Flow, Layer
 
 
@@ -38,27 +40,42 @@ class Convolution(nnx.Module):
         self.batch_norm = nnx.BatchNorm(layer.conv, **norm) if layer.batch_norm else None
 
     def __call__(self, x: jax.Array, train: bool, keys: jax.Array | None, axis: str | None) -> jax.Array:
-        layer, norm = self.layer, self.batch_norm
-        kernel = self.kernel[...]
-        if layer.separable:  # a thin convolution by the product is faster than both in turn
-            kernel = kernel * self.depthwise[...]
-        x = convolve(x, kernel, layer.padding, self.convolution)
-        if train and norm is not None:  # as below, by the batch's statistics, and faster
-            scale, bias = cast(nnx.Param, norm.scale)[...], cast(nnx.Param, norm.bias)[...]
-            x, mean, variance = cast(Any, functional.batch_norm(x, scale, bias, layer.relu, axis))
-            norm.mean[...] = norm.momentum * norm.mean[...] + (1 - norm.momentum) * mean
-            norm.var[...] = norm.momentum * norm.var[...] + (1 - norm.momentum) * variance
+        layer, norm, form = self.layer, self.batch_norm, self.convolution
+        if layer.separable:
+            pointwise, depthwise = self.kernel[...][0, 0], self.depthwise[...][:, :, 0]
+            x = convolve_separably(x, pointwise, depthwise, layer.padding, form)
         else:
-            x = jax.nn.relu(x) if layer.relu else x
-            x = x if norm is None else norm(x, use_running_average=True)
-        return functional.dropout(keys, x, layer.dropout) if train and keys is not None and layer.dropout else x
+            x = convolve(x, self.kernel[...], layer.padding, form)
+        if norm is not None:
+            x = self.normalize(x, norm, train, axis)
+        elif layer.relu:
+            x = jax.nn.relu(x)
+        if train and keys is not None and layer.dropout:
+            x = functional.dropout(keys, x, layer.dropout, form)
+        return x
+
+    def normalize(self, x: jax.Array, norm: nnx.BatchNorm, train: bool, axis: str | None) -> jax.Array:
+        """Normalize by the batch's statistics and update the running ones, or normalize by the running ones."""
+        mean, variance, scale, bias = (
+            cast(nnx.Variable, each)[...] for each in (norm.mean, norm.var, norm.scale, norm.bias)
+        )
+        if not train:
+            x = jax.nn.relu(x) if self.layer.relu else x
+            factor = scale * jax.lax.rsqrt(variance + norm.epsilon)
+            return (x - per_channel(mean)) * per_channel(factor) + per_channel(bias)
+        batch_norm = cast(Any, functional.batch_norm)
+        x, batch_mean, batch_variance = batch_norm(x, scale, bias, self.layer.relu, axis, self.convolution)
+        norm.mean[...] = norm.momentum * mean + (1 - norm.momentum) * batch_mean
+        norm.var[...] = norm.momentum * variance + (1 - norm.momentum) * batch_variance
+        return x
 
 
 class Pooling(nnx.Module):
     """Pooling over squares that do not overlap."""
 
-    def __init__(self, pool: str, size: int) -> None:
-        self.pool, self.size = {"max": functional.max_pool, "average": functional.average_pool}[pool], size
+    def __init__(self, pool: str, size: int, convolution: str) -> None:
+        max_pool = partial(functional.max_pool, form=convolution)
+        self.pool, self.size = {"max": max_pool, "average": functional.average_pool}[pool], size
 
     def __call__(self, x: jax.Array, train: bool, keys: jax.Array | None, axis: str | None) -> jax.Array:
         return self.pool(x, self.size)

@@ -13,14 +13,14 @@ from jaxdrill.nn.layers import Layer
 from jaxdrill.nn.modules import Network
 
 
-def make_graph(network: Sequence[Layer], convolution: str = "plain") -> Any:
+def make_graph(network: Sequence[Layer], convolution: str = "xla") -> Any:
     """The network without its arrays: static, hashable. `convolution` is how they are computed, as in `Execution`."""
     return nnx.split(nnx.eval_shape(lambda: Network(network, convolution, nnx.Rngs(params=0))))[0]
 
 
 def init(network: Sequence[Layer], key: jax.Array) -> tuple[Any, Any]:
     """Fresh parameters and batch statistics: plain pytrees of float32 arrays, keyed by layer and name."""
-    _, params, batch_stats = nnx.split(Network(network, "plain", nnx.Rngs(params=key)), nnx.Param, nnx.BatchStat)
+    _, params, batch_stats = nnx.split(Network(network, "xla", nnx.Rngs(params=key)), nnx.Param, nnx.BatchStat)
     return nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
 
 
@@ -41,7 +41,7 @@ def apply(
     """
     chex.assert_shape(x, (None, SIDE, SIDE, 1))
     network = nnx.merge(graph, params, batch_stats)
-    logits = network(x, train, keys, axis).reshape(x.shape[0], -1)
+    logits = network(x.transpose(3, 1, 2, 0), train, keys, axis).reshape(-1, x.shape[0]).T
     chex.assert_shape(logits, (x.shape[0], CLASSES))
     return logits, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
 

@@ -17,8 +17,9 @@ from jaxdrill.nn.architecture import trace
 from jaxdrill.recipe import Config, Execution
 from jaxdrill.training import backend
 
-SMALLEST_SHARD = 32  # images a device; with fewer, communication costs more than sharding saves
-TPU_SHARD = 128  # the same on TPU, whose vectors hold 128 images and are padded if there are fewer
+# The minimum images per device; with fewer, communication costs more than sharding saves. A TPU's vectors hold 128
+# images and are padded if there are fewer. The value for GPUs is a guess.
+MIN_SHARD = {"cpu": 16, "gpu": 32, "tpu": 128}
 SEEDS_PER_DEVICE = 32  # at most, on GPU and TPU
 MEMORY_FRACTION = 0.8  # of a device's memory that the seeds on it may need
 # Without YNNPACK's convolutions: Eigen's are up to six times as fast on the drill's shapes (benchmarks/NOTES.md).
@@ -38,8 +39,8 @@ def compiler_options(platform: str) -> dict[str, Any]:
 
 def resolve(execution: Execution, platform: str, seeds_per_device: int) -> Execution:
     """The strategy with every `auto` replaced by what suits the platform and as many seeds on each device."""
-    one_seed = {"cpu": "pairs", "tpu": "taps"}.get(platform, "plain")
-    several = {"cpu": "pairs", "tpu": "plain"}.get(platform, "patches")
+    one_seed = {"cpu": "rows"}.get(platform, "xla")
+    several = {"cpu": "rows", "tpu": "xla"}.get(platform, "im2col")
     automatic = {"epoch": "steps" if platform == "cpu" else "scan",
                  "convolution": one_seed if seeds_per_device == 1 else several}  # fmt: skip
     return execution.model_copy(
@@ -53,7 +54,7 @@ def seed_bytes(config: Config, convolution: str) -> int:
     (1.0 to 2.2 times what XLA allots on CPU to steps 1 and 5: benchmarks/NOTES.md)."""
     flows = trace(config.network)
     patches = max(after.patches - before.patches for before, after in pairwise(flows))
-    values = 4 * flows[-1].activations + (2 * patches if convolution == "patches" else 0)
+    values = 4 * flows[-1].activations + (2 * patches if convolution == "im2col" else 0)
     return 4 * config.batch_size * values
 
 
@@ -92,7 +93,7 @@ def make_mesh(num_seeds: int, batch_size: int, devices: Sequence[Any] | None = N
     """A mesh with the axes `seeds` and `batch` over as many devices as evenly divide the seeds and a seed's batch."""
     devices = jax.devices() if devices is None else devices
     over_seeds = max(n for n in range(1, len(devices) + 1) if num_seeds % n == 0)
-    smallest = TPU_SHARD if devices[0].platform == "tpu" else SMALLEST_SHARD
+    smallest = MIN_SHARD.get(devices[0].platform, 32)
     most = max(1, min(len(devices) // over_seeds, batch_size // smallest))
     shards = max(n for n in range(1, most + 1) if batch_size % n == 0)
     used = np.array(devices[: over_seeds * shards]).reshape(over_seeds, shards)

@@ -52,11 +52,11 @@ def test_the_layer_table_is_what_the_network_does():
     """The receptive field, by the gradient of one logit-map value: it reaches so many pixels and no more."""
     recipe = config.load("2")
     rows = layer_table(recipe.network)[:7]  # up to the 6x6 map, whose centre sees only pixels within the image
-    net = modules.Network(recipe.network[:7], "plain", nnx.Rngs(params=0))
+    net = modules.Network(recipe.network[:7], "xla", nnx.Rngs(params=0))
     side, channels = rows[-1].side, rows[-1].channels
 
     def value(x):
-        out = net(x, False, None, None)
+        out = net(x.transpose(3, 1, 2, 0), False, None, None).transpose(3, 1, 2, 0)
         assert out.size == side * side * channels
         return out.reshape(side, side, channels)[side // 2, side // 2].sum()
 
@@ -70,7 +70,7 @@ def test_a_separable_convolution_mixes_the_channels_and_then_filters_each():
     """Against XLA's convolution with a feature group a channel, and an einsum; the parameters are those of both."""
     layer = Conv(conv=5, separable=True, padding=1, batch_norm=True)
     x = jax.random.normal(jax.random.key(1), (2, 7, 7, 3))
-    convolution = layer.module(3, "pairs", nnx.Rngs(params=0))
+    convolution = layer.module(3, "rows", nnx.Rngs(params=0))
     depthwise, pointwise = convolution.depthwise[...], convolution.kernel[...]
     assert depthwise.shape == (3, 3, 1, 5) and pointwise.shape == (1, 1, 3, 5)
     assert 0.25 < jnp.abs(depthwise).max() < 1 / 3 and 0.3 < jnp.abs(pointwise).max() < 3**-0.5  # 1/sqrt(fan_in)
@@ -78,7 +78,8 @@ def test_a_separable_convolution_mixes_the_channels_and_then_filters_each():
         jnp.einsum("bhwi,io->bhwo", x, pointwise[0, 0]), depthwise, (1, 1), "SAME",
         dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=5,
     )  # fmt: skip
-    evaluated = convolution(x, False, None, None) * (1 + functional.EPSILON) ** 0.5  # fresh statistics are 0 and 1
+    evaluated = convolution(x.transpose(3, 1, 2, 0), False, None, None).transpose(3, 1, 2, 0)
+    evaluated *= (1 + functional.EPSILON) ** 0.5  # fresh statistics are 0 and 1
     np.testing.assert_allclose(evaluated, jax.nn.relu(expected), atol=1e-5)
     flow = layer.trace(Flow(7, 3))
     assert flow.parameters == 15 + 45 + 10 == sum(p.size for p in jax.tree.leaves(nnx.state(convolution, nnx.Param)))
@@ -120,16 +121,16 @@ def test_steps_with_the_same_network_start_with_the_same_weights():
 
 
 def test_no_two_layers_share_a_mask():
-    net = modules.Network([Conv(conv=4, kernel=1, dropout=0.5)] * 2, "plain", nnx.Rngs(params=0))
+    net = modules.Network([Conv(conv=4, kernel=1, dropout=0.5)] * 2, "xla", nnx.Rngs(params=0))
     calls = []
 
-    def spy(keys, x, rate):
-        calls.append(np.asarray(original(keys, jnp.ones((8, 28, 28, 4)), rate)) == 0)
+    def spy(keys, x, rate, form):
+        calls.append(np.asarray(original(keys, jnp.ones((4, 28, 28, 8)), rate, form)) == 0)
         return x
 
     original, functional.dropout = functional.dropout, spy
     try:
-        net(jnp.ones((8, 28, 28, 1)), True, jax.random.split(jax.random.key(0), 8), None)
+        net(jnp.ones((1, 28, 28, 8)), True, jax.random.split(jax.random.key(0), 8), None)
     finally:
         functional.dropout = original
     assert len(calls) == 2

@@ -255,7 +255,7 @@ def test_seeds_that_the_command_does_not_name_stay_as_they_are(copy, command, ca
 @pytest.mark.slow
 def test_how_it_runs_may_change(command, tmp_path):
     assert command(tmp_path, "--epochs", 1) == 0
-    assert command(tmp_path, "--execution.epoch", "scan", "--execution.convolution", "patches") == 0
+    assert command(tmp_path, "--execution.epoch", "scan", "--execution.convolution", "im2col") == 0
     assert [row["step"] for row in rows(tmp_path)] == [3, 6]
 
 

@@ -48,7 +48,7 @@ def test_a_tpus_shard_fills_its_vectors(batch_size, shards):
 
 
 def test_too_small_a_shard_is_not_worth_a_device(monkeypatch):
-    monkeypatch.setattr(devices, "SMALLEST_SHARD", 65)
+    monkeypatch.setitem(devices.MIN_SHARD, "cpu", 65)
     assert devices.make_mesh(1, 128).size == 1
     assert devices.make_mesh(1, 128, jax.devices()[:1]).size == 1
 
@@ -78,12 +78,12 @@ def test_seeds_are_grouped_evenly(count, num_devices, per_device, together, size
 
 
 def test_strategies_by_platform():
-    assert devices.resolve(Execution(), "cpu", 1) == Execution(epoch="steps", convolution="pairs")
-    assert devices.resolve(Execution(), "gpu", 1) == Execution(epoch="scan", convolution="plain")
-    assert devices.resolve(Execution(), "gpu", 8) == Execution(epoch="scan", convolution="patches")
-    assert devices.resolve(Execution(), "tpu", 1) == Execution(epoch="scan", convolution="taps")
-    assert devices.resolve(Execution(), "tpu", 8) == Execution(epoch="scan", convolution="plain")
-    own = Execution(epoch="steps", seeds_together=5, convolution="plain", matmul_precision="bfloat16")
+    assert devices.resolve(Execution(), "cpu", 1) == Execution(epoch="steps", convolution="rows")
+    assert devices.resolve(Execution(), "gpu", 1) == Execution(epoch="scan", convolution="xla")
+    assert devices.resolve(Execution(), "gpu", 8) == Execution(epoch="scan", convolution="im2col")
+    assert devices.resolve(Execution(), "tpu", 1) == Execution(epoch="scan", convolution="xla")
+    assert devices.resolve(Execution(), "tpu", 8) == Execution(epoch="scan", convolution="xla")
+    own = Execution(epoch="steps", seeds_together=5, convolution="xla", matmul_precision="bfloat16")
     assert devices.resolve(own, "tpu", 8) == own
     assert devices.compiler_options("gpu") == {}
 
@@ -107,11 +107,11 @@ def test_as_many_seeds_as_the_memory_holds():
     assert devices.most_seeds_per_device(large, Device("gpu", 80 * 2**30)) == 32
     fitting = devices.most_seeds_per_device(large, Device("gpu", 8 * 2**30))
     assert 4 <= fitting < 32
-    assert 32 * devices.seed_bytes(large, "patches") > 10 * 2**30
+    assert 32 * devices.seed_bytes(large, "im2col") > 10 * 2**30
     assert devices.most_seeds_per_device(large, Device("gpu", 2**20)) == 1
     assert devices.most_seeds_per_device(small, Device("tpu", None)) == 1
     together = config.load("1", {"execution.seeds_together": "30"})
-    assert fitting < devices.most_seeds_per_device(together, Device("tpu", 8 * 2**30)) < 30  # plain, not patches
+    assert fitting < devices.most_seeds_per_device(together, Device("tpu", 8 * 2**30)) < 30  # xla, not im2col
 
 
 @pytest.mark.parametrize(
