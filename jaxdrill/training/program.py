@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxdrill.data import Dataset
 from jaxdrill.nn.network import from_named_weights
 from jaxdrill.recipe import Config
-from jaxdrill.training import devices, processes
+from jaxdrill.training import backend, devices, processes
 from jaxdrill.training.lowering import Launch, Lowering, root_keys, test_batches, training_subset
 from jaxdrill.training.metrics import Sums
 from jaxdrill.training.step import Progress, TrainState
@@ -45,12 +45,27 @@ class Program(Lowering):
         subset = training_subset(len(dataset.train_labels))
         self._train_subset = dataset.train_images[subset], dataset.train_labels[subset]
         self._test_batches = processes.put(list(np.arange(len(test[0]), dtype=np.int32)), self.replicated)
-        names = self.names()
-        lowered = [self.lower(name) for name in names]
+        launch, *others = dict.fromkeys(self.launches(0))
+        names = [launch, "start", "shuffle", "evaluate", *others]
+        several = processes.count() > 1
         # More than two at a time would not be faster, and each takes 200 MB; several processes keep to one order.
-        with ThreadPoolExecutor(2 if processes.count() == 1 else 1) as pool:
-            self.compiled = dict(zip(names, pool.map(self._compile, lowered), strict=True))
+        pool = ThreadPoolExecutor(1 if several else 2)
+        self._compiling = {name: pool.submit(self._compile, name) for name in names}
+        self.compiled: dict[Any, Any] = {}
+        for name in names if several else names[:4]:
+            self.executable(name)
+        pool.shutdown(wait=False)
         self.compile_seconds = time.perf_counter() - began
+
+    def executable(self, name: Any) -> Any:
+        """Return a compiled function by its name, as in `names`.
+
+        The one for an epoch's last batch, which is smaller, is compiled while training has begun.
+        """
+        if name not in self.compiled:
+            future = self._compiling.pop(name, None)
+            self.compiled[name] = future.result() if future else self._compile(name)
+        return self.compiled[name]
 
     def root_keys(self, seeds: Sequence[int]) -> jax.Array:
         """The key of each seed, key[S], on its device; there must be as many seeds as the program was made for."""
@@ -58,7 +73,7 @@ class Program(Lowering):
 
     def start(self, keys: jax.Array) -> Progress:
         """Before the first step."""
-        progress = self.compiled["start"](keys)
+        progress = self.executable("start")(keys)
         if not self._initial:
             return progress
         every = jax.tree.map(lambda a: np.broadcast_to(a, (len(keys), *a.shape)), from_named_weights(self._initial))
@@ -69,7 +84,7 @@ class Program(Lowering):
 
     def shuffle(self, keys: jax.Array, epoch: int) -> jax.Array:
         """Each seed's order of the training images in an epoch, int32[S, N]."""
-        return self.compiled["shuffle"](keys, processes.put(np.int32(epoch), self.replicated))
+        return self.executable("shuffle")(keys, processes.put(np.int32(epoch), self.replicated))
 
     def train(
         self, progress: Progress, orders: jax.Array, keys: jax.Array, launch: Launch
@@ -79,16 +94,16 @@ class Program(Lowering):
         It waits for the result, as `evaluate` does for each batch: CPU devices that queue programs with sums over
         devices can deadlock in them.
         """
-        if launch not in self.compiled:  # the first one after a stop within an epoch that is scanned
-            self.compiled[launch] = self._compile(self.lower(launch))
-        progress, losses = jax.block_until_ready(self.compiled[launch](progress, self._train_data, orders, keys))
+        # After a stop within an epoch that is scanned, the first launch is a new one.
+        arguments = progress, self._train_data, orders, keys
+        progress, losses = jax.block_until_ready(self.executable(launch)(*arguments))
         return progress, np.asarray(losses)
 
     def evaluate(self, state: TrainState) -> tuple[Sums, np.ndarray]:
         """The sums of each seed over every test image, each counted once, and the images' logits, float32[S, N, 10]."""
         totals, logits = processes.put(self.zero, self.sharding), []
         for batch in self._test_batches:
-            totals, new = jax.block_until_ready(self.compiled["evaluate"](state, totals, self._test_data, batch))
+            totals, new = jax.block_until_ready(self.executable("evaluate")(state, totals, self._test_data, batch))
             logits.append(processes.fetch(new))
         return totals, np.concatenate(logits, axis=1)[:, : self._test_count]
 
@@ -108,12 +123,13 @@ class Program(Lowering):
             padded, valid = np.minimum(indices, len(labels) - 1), indices < len(labels)
             part = processes.put((images[padded], labels[padded], valid), self.over_batch)
             for batch in self._test_batches[: -(-(len(labels) - first) // size)]:
-                totals, _ = jax.block_until_ready(self.compiled["evaluate"](state, totals, part, batch))
+                totals, _ = jax.block_until_ready(self.executable("evaluate")(state, totals, part, batch))
         return totals
 
     def reset(self, progress: Progress) -> Progress:
         """The progress at the beginning of an epoch."""
         return replace(progress, totals=processes.put(self.zero, self.sharding))
 
-    def _compile(self, lowered: Any) -> Any:
-        return lowered.compile(compiler_options=devices.compiler_options(self.platform))
+    def _compile(self, name: Any) -> Any:
+        with backend.single_precision():  # It holds for one thread.
+            return self.lower(name).compile(compiler_options=devices.compiler_options(self.platform))

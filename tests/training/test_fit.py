@@ -261,7 +261,7 @@ def test_no_program_is_queued_behind_another(tiny, digits, monkeypatch):
 
     keys = compiled.root_keys([1])
     progress, orders = jax.block_until_ready((compiled.start(keys), compiled.shuffle(keys, 0)))
-    monkeypatch.setattr(compiled, "compiled", {name: spy(each) for name, each in compiled.compiled.items()})
+    monkeypatch.setattr(compiled, "compiled", {name: spy(compiled.executable(name)) for name in compiled.names()})
     for launch in compiled.launches(0):
         progress, _ = compiled.train(progress, orders, keys, launch)
     compiled.evaluate(jax.block_until_ready(progress.state))
@@ -355,10 +355,10 @@ def test_however_an_epoch_runs_it_computes_the_same(compiled, scanned):
     chex.assert_trees_all_close(steps, scan, rtol=2e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("convolution", ["plain", "patches"])
+@pytest.mark.parametrize("convolution", ["xla", "im2col"])
 def test_however_convolutions_are_computed_the_result_is_the_same(tiny, digits, compiled, convolution):
     other = Program(changed(tiny, execution={"convolution": convolution}), digits)
-    assert (compiled.execution.convolution, other.execution.convolution) == ("pairs", convolution)
+    assert (compiled.execution.convolution, other.execution.convolution) == ("rows", convolution)
     chex.assert_trees_all_close(final(compiled, [1]), final(other, [1]), rtol=2e-3, atol=1e-3)
 
 
@@ -368,9 +368,9 @@ def test_however_convolutions_are_computed_the_result_is_the_same(tiny, digits, 
         ([5, 6], {}),  # one a device
         pytest.param([5, 6, 7], {}, marks=pytest.mark.slow),  # in turn on one device
         pytest.param(  # as on an accelerator: by vmap
-            [5, 6, 7], {"epoch": "scan", "convolution": "patches"}, marks=pytest.mark.slow
+            [5, 6, 7], {"epoch": "scan", "convolution": "im2col"}, marks=pytest.mark.slow
         ),
-        ([5, 6, 7, 8], {"epoch": "scan", "convolution": "patches"}),  # two on each of two devices
+        ([5, 6, 7, 8], {"epoch": "scan", "convolution": "im2col"}),  # two on each of two devices
     ],
 )
 def test_seeds_trained_together_are_those_trained_alone(tiny, digits, compiled, seeds, execution):
@@ -393,14 +393,14 @@ def test_a_scan_may_begin_within_an_epoch(compiled, scanned):
     ("precision", "algorithm"), [("float32", "HIGHEST"), ("tensorfloat32", "HIGH"), ("bfloat16", "DEFAULT")]
 )
 def test_products_have_the_precision_of_the_recipe(tiny, digits, precision, algorithm, monkeypatch):
-    """Every convolution of a step, forward and backward: three of the last layer, two of the first."""
-    monkeypatch.setattr(Program, "_compile", lambda self, lowered: lowered)
-    execution = {"matmul_precision": precision, "convolution": "plain"}
+    """Every product of a step."""
+    monkeypatch.setattr(Program, "_compile", lambda self, name: self.lower(name))
+    execution = {"matmul_precision": precision}
     text = Program(changed(tiny, execution=execution), digits).compiled[1, 512].as_text()
-    convolutions = [line for line in text.splitlines() if "stablehlo.convolution" in line]
-    assert len(convolutions) == 5
-    for line in convolutions:
-        assert re.findall(r"<precision (\w+)>", line) == [algorithm] * 2
+    products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
+    assert len(products) >= 5
+    for line in products:
+        assert re.findall(r"precision = \[(\w+), (\w+)\]", line) == [(algorithm, algorithm)]
 
 
 def test_label_smoothing_is_trained_and_not_reported(tiny):
