@@ -15,7 +15,7 @@ from jax import lax
 from jaxdrill.recipe import Augmentation
 
 MEAN, STANDARD_DEVIATION = 0.1307, 0.3081  # of MNIST's training pixels in 0..1, as the notebooks have them
-MOST_SHIFTS = 3  # pixels either way, a choice of 49
+MAX_SHIFTS = {"nearest": 3, "bilinear": 8}  # pixels; sums over the shifted images take longer beyond it
 
 
 def augment(augmentation: Augmentation, keys: jax.Array, images: jax.Array) -> jax.Array:
@@ -34,10 +34,8 @@ def augment(augmentation: Augmentation, keys: jax.Array, images: jax.Array) -> j
         others = draw(jax.vmap(jax.random.fold_in, (0, None))(keys, 1), (3,), 1)
         scales, moves = 1 + how.scale * others[:, 0], how.shift_pixels * others[:, 1:]
     row, column = sources(images.shape[1], angles, scales, moves)
-    if how.interpolation == "bilinear":
-        return normalize(bilinear(images, row, column, how.rotation_fill))
-    most = how.rotation_degrees if scales is None else None
-    return normalize(nearest(images, row, column, how.rotation_fill, most))
+    interpolate = {"nearest": nearest, "bilinear": bilinear}[how.interpolation]
+    return normalize(interpolate(images, row, column, how.rotation_fill, max_displacement(how, images.shape[1])))
 
 
 def sources(
@@ -67,15 +65,17 @@ def sources(
     return sine * x + cosine * y + (side - 1) / 2, cosine * x - sine * y + (side - 1) / 2
 
 
-def nearest(images: jax.Array, row: jax.Array, column: jax.Array, fill: int, most: float | None = None) -> jax.Array:
-    """The pixels nearest to the sources, as PIL's `Image.rotate` takes them.
+def nearest(
+    images: jax.Array, row: jax.Array, column: jax.Array, fill: int, displacement: float = math.inf
+) -> jax.Array:
+    """Take the pixels nearest to the sources, as PIL's `Image.rotate`.
 
     Args:
         images: uint8[B, S, S, 1], 0..255.
         row: float32[B, S, S], pixels.
         column: float32[B, S, S], pixels.
         fill: value of the pixels that come from outside, 0..255.
-        most: the images are only rotated, by no more than so many degrees either way.
+        displacement: maximum distance between a pixel and its source in either direction, pixels.
 
     Returns:
         uint8[B, S, S, 1], 0..255.
@@ -83,21 +83,25 @@ def nearest(images: jax.Array, row: jax.Array, column: jax.Array, fill: int, mos
     side = images.shape[1]
     column, row = jnp.round(column).astype(jnp.int32), jnp.round(row).astype(jnp.int32)
     inside = (column >= 0) & (column < side) & (row >= 0) & (row < side)
-    reach = MOST_SHIFTS + 1 if most is None else farthest(most, side)
-    tpu = partial(shifts, reach) if reach <= MOST_SHIFTS else products
+    few = displacement + 0.5 < MAX_SHIFTS["nearest"] + 1  # rounded
+    tpu = partial(shifts, math.floor(displacement + 0.5)) if few else products
     pixels = lax.platform_dependent(images[..., 0], row, column, tpu=tpu, default=gather)
     return jnp.where(inside, pixels, jnp.uint8(fill))[..., None]
 
 
-def bilinear(images: jax.Array, row: jax.Array, column: jax.Array, fill: int) -> jax.Array:
-    """Mixes the four pixels around each source by their distances, as PIL's bilinear `Image.transform`.
+def bilinear(
+    images: jax.Array, row: jax.Array, column: jax.Array, fill: int, displacement: float = math.inf
+) -> jax.Array:
+    """Interpolate bilinearly between the four pixels around each source, as PIL's `Image.transform`.
 
     Args and result as `nearest`, but float32[B, S, S, 1], 0..255.
     """
     side = images.shape[1]
     inside = (column >= -0.5) & (column < side - 0.5) & (row >= -0.5) & (row < side - 0.5)
     row, column = jnp.clip(row, 0, side - 1), jnp.clip(column, 0, side - 1)
-    pixels = lax.platform_dependent(images[..., 0], row, column, tpu=mixed_products, default=mixed_gather)
+    few = displacement <= MAX_SHIFTS["bilinear"]
+    tpu = partial(mixed_shifts, math.ceil(displacement)) if few else mixed_products
+    pixels = lax.platform_dependent(images[..., 0], row, column, tpu=tpu, default=mixed_gather)
     return jnp.where(inside, pixels, jnp.float32(fill))[..., None]
 
 
@@ -124,10 +128,32 @@ def mixed_products(images: jax.Array, row: jax.Array, column: jax.Array) -> jax.
     return (mixed * columns).sum(-1)
 
 
-def farthest(degrees: float, side: int) -> int:
-    """How far a rotation by at most so many degrees moves a pixel of an image in either direction, pixels."""
-    radians, half = math.radians(min(degrees, 90)), (side - 1) / 2
-    return math.floor(half * (math.sin(radians) + 1 - math.cos(radians)) + 0.501)  # rounded, and float32's error
+def mixed_shifts(reach: int, images: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:
+    """Do the same where no source is farther than `reach`: a weighted sum of the images shifted by each distance."""
+    side = images.shape[1]
+    pixels = jnp.arange(side, dtype=jnp.float32)
+    down, right = row - pixels[None, :, None], column - pixels[None, None, :]
+    wide = jnp.pad(images, ((0, 0), (reach, reach), (reach, reach))).astype(jnp.float32)
+    total = jnp.zeros(row.shape)
+    for i in range(2 * reach + 1):
+        in_row = jnp.zeros(row.shape)
+        for j in range(2 * reach + 1):
+            weights = jnp.maximum(0, 1 - jnp.abs(right - (j - reach)))
+            in_row = in_row + weights * wide[:, i : i + side, j : j + side]
+        total = total + jnp.maximum(0, 1 - jnp.abs(down - (i - reach))) * in_row
+    return total
+
+
+def max_displacement(augmentation: Augmentation, side: int) -> float:
+    """Bound the distance between a pixel of an image of `side` pixels and its source, in either direction, pixels.
+
+    With the angle a, the scale s and the distance d from the centre after the shift, the source is d cos(a) / s +-
+    d sin(a) / s away from the centre.
+    """
+    scale, shift = augmentation.scale, augmentation.shift_pixels
+    a = math.radians(min(augmentation.rotation_degrees, 90))
+    along = max(1 / (1 - scale) - 1, 1 - math.cos(a) / (1 + scale))
+    return ((side - 1) / 2 + shift) * (along + math.sin(a) / (1 - scale)) + shift + 1e-3  # float32's error
 
 
 def gather(images: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:

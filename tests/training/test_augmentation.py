@@ -1,5 +1,6 @@
 """Rotation and affine transformation against PIL, and scaling."""
 
+import itertools
 from functools import partial
 
 import jax
@@ -12,8 +13,8 @@ from jaxdrill.recipe import Augmentation
 from jaxdrill.training import augmentation
 
 
-def rotate(images, angles, fill, most=180):
-    return augmentation.nearest(images, *augmentation.sources(28, angles), fill, most)
+def rotate(images, angles, fill):
+    return augmentation.nearest(images, *augmentation.sources(28, angles), fill)
 
 
 def test_rotation_by_0_is_the_identity_and_by_90_is_rot90(digits):
@@ -42,14 +43,31 @@ def test_rotation_agrees_with_pil(digits, degrees, pick, monkeypatch):
 
 
 @pytest.mark.parametrize("degrees", [0.5, 3, 7, 12])
-def test_shifts_reach_as_far_as_the_largest_angle_moves_a_pixel(degrees, monkeypatch):
+def test_a_rotation_displaces_no_pixel_farther_than_the_bound(degrees):
+    """The bound is reached, and TPUs take the same pixels by shifts up to it."""
     images = np.random.default_rng(0).integers(0, 256, (64, 28, 28, 1), dtype=np.uint8)
     angles = np.linspace(-degrees, degrees, 64, dtype=np.float32)
-    expected, reach = rotate(images, angles, 1), augmentation.farthest(degrees, 28)
-    monkeypatch.setattr(augmentation, "gather", partial(augmentation.shifts, reach))
-    assert np.array_equal(rotate(images, angles, 1), expected)
-    monkeypatch.setattr(augmentation, "gather", partial(augmentation.shifts, reach - 1))
-    assert reach == 0 or not np.array_equal(rotate(images, angles, 1), expected)
+    row, column = augmentation.sources(28, angles)
+    bound = augmentation.max_displacement(Augmentation(rotation_degrees=degrees), 28)
+    assert 0 < bound - np.abs(row - np.arange(28.0)[None, :, None]).max() < 0.01
+    row, column = (np.round(a).astype(np.int32) for a in (row, column))
+    inside = (row >= 0) & (row < 28) & (column >= 0) & (column < 28)
+    expected, reach = augmentation.gather(images[..., 0], row, column), int(bound + 0.5)
+    found = augmentation.shifts(reach, images[..., 0], row, column)
+    assert np.array_equal(np.where(inside, found, 0), np.where(inside, expected, 0))
+    if reach:
+        nearer = augmentation.shifts(reach - 1, images[..., 0], row, column)
+        assert not np.array_equal(np.where(inside, nearer, 0), np.where(inside, expected, 0))
+
+
+def test_affine_transformations_displace_no_pixel_farther_than_the_bound():
+    how = Augmentation(rotation_degrees=10, scale=0.07, shift_pixels=1.4)
+    corners = np.array(list(itertools.product([-1, 1], repeat=4)), np.float32)
+    row, column = augmentation.sources(28, 10 * corners[:, 0], 1 + 0.07 * corners[:, 1], 1.4 * corners[:, 2:])
+    bound = augmentation.max_displacement(how, 28)
+    displaced = np.abs(row - np.arange(28.0)[None, :, None]), np.abs(column - np.arange(28.0)[None, None, :])
+    assert bound - 0.5 < np.max(displaced) < bound < 6  # cosine and sine are bounded one by one
+    assert augmentation.MAX_SHIFTS["bilinear"] >= 6  # so a TPU sums shifted images for step 6
 
 
 def test_random_rotation_draws_an_angle_for_each_image_within_the_range():
@@ -79,7 +97,9 @@ def affine(images, angles, scales, shifts, pick, fill=7):
         yield np.asarray(picture.transform((28, 28), Image.Transform.AFFINE, (*column, *row), pick, fillcolor=fill))
 
 
-@pytest.mark.parametrize("mix", [augmentation.mixed_gather, augmentation.mixed_products])
+@pytest.mark.parametrize(
+    "mix", [augmentation.mixed_gather, augmentation.mixed_products, partial(augmentation.mixed_shifts, 27)]
+)
 def test_affine_transformations_agree_with_pil(digits, mix, monkeypatch):
     monkeypatch.setattr(augmentation, "mixed_gather", mix)  # what is used on CPU
     rng, images = np.random.default_rng(0), digits.train_images[:200]
