@@ -17,6 +17,21 @@ from jaxdrill import errors
 __version__ = "0.1.0"
 
 
+def tune_memory() -> bool:
+    """Tell glibc to keep the memory of freed arrays for the whole process, so that training steps on CPU can reuse it.
+
+    Otherwise each step fetches its memory from the kernel again. The command `train` does the same. The process holds
+    as much memory as it needed at most, until it ends. The environment variables `MALLOC_MMAP_THRESHOLD_=1073741824`
+    and `MALLOC_TRIM_THRESHOLD_=2147483647` have the same effect if they are set before Python starts.
+
+    Returns:
+        False if the process does not use glibc; then nothing changes.
+    """
+    from jaxdrill.training import backend
+
+    return backend.tune_memory(0)
+
+
 def train(
     step: str | int | Path,
     workdir: str | Path | None = None,
@@ -31,8 +46,8 @@ def train(
     The process stays as it was: JAX's devices, compilation cache and memory settings are the caller's. The command sets
     them to be faster on CPU. For the same speed set these environment variables before Python starts:
     `JAX_NUM_CPU_DEVICES` to the number of cores, `JAX_COMPILATION_CACHE_DIR` to a folder,
-    `JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.1`, and with glibc `MALLOC_MMAP_THRESHOLD_=1073741824` and
-    `MALLOC_TRIM_THRESHOLD_=2147483647`. During the call SIGINT and SIGTERM request a graceful stop.
+    `JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.1`; and call `tune_memory`. During the call SIGINT and SIGTERM request
+    a graceful stop.
 
     Args:
         step: a step (`5`, `"5"` or `"step_5"`) or the path of a recipe (`"mine.toml"`).

@@ -62,6 +62,8 @@ after = state()
 assert jax.device_count() == 1, jax.devices()
 for name in before:
     assert before[name] == after[name], (name, before[name], after[name])
+assert jaxdrill.tune_memory() == (mapped(2**26) is not None)
+assert before["memory"] is None or before["memory"] > 0 == mapped(2**26)
 """
 
 

@@ -50,9 +50,7 @@ def set_up(activation_bytes: int) -> None:
             (folder := _cache_folder()).mkdir(parents=True, exist_ok=True)
             jax.config.update("jax_compilation_cache_dir", str(folder))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
-            keep_memory(ctypes.CDLL(None).mallopt, activation_bytes)
+    tune_memory(activation_bytes)
 
 
 def make_cores_devices() -> None:
@@ -72,6 +70,17 @@ def make_cores_devices() -> None:
                 f"warning: JAX already runs with {count} device(s) instead of {cores()}, so results are statistically "
                 f"equivalent, not identical. Call this first, or set JAX_NUM_CPU_DEVICES={cores()}."
             )
+
+
+def tune_memory(activation_bytes: int) -> bool:
+    """Call `keep_memory` with the process's glibc. Return False if it has another C library."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt if sys.platform == "linux" else None
+    except (OSError, AttributeError):
+        mallopt = None
+    if mallopt:
+        keep_memory(mallopt, activation_bytes)
+    return mallopt is not None
 
 
 def keep_memory(mallopt: Callable[[int, int], int], activation_bytes: int) -> None:
