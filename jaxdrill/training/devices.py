@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -22,19 +21,6 @@ from jaxdrill.training import backend
 MIN_SHARD = {"cpu": 16, "gpu": 32, "tpu": 128}
 SEEDS_PER_DEVICE = 32  # at most, on GPU and TPU
 MEMORY_FRACTION = 0.8  # of a device's memory that the seeds on it may need
-# Without YNNPACK's convolutions: Eigen's are up to six times as fast on the drill's shapes (benchmarks/NOTES.md).
-CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"}
-
-
-@cache
-def compiler_options(platform: str) -> dict[str, Any]:
-    """Those of CPU_OPTIONS that this jaxlib knows, on CPU."""
-    known = {}
-    for name, value in CPU_OPTIONS.items() if platform == "cpu" else ():
-        with contextlib.suppress(jax.errors.JaxRuntimeError):
-            jax.jit(lambda: jnp.int32(0)).lower().compile(compiler_options={name: value})
-            known[name] = value
-    return known
 
 
 def resolve(execution: Execution, platform: str, seeds_per_device: int) -> Execution:

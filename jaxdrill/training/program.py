@@ -132,4 +132,4 @@ class Program(Lowering):
 
     def _compile(self, name: Any) -> Any:
         with backend.single_precision():  # It holds for one thread.
-            return self.lower(name).compile(compiler_options=devices.compiler_options(self.platform))
+            return self.lower(name).compile()

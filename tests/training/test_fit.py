@@ -67,7 +67,7 @@ def test_20_training_steps_agree_with_pytorch(case):
     with jax.numpy_dtype_promotion("standard" if optimizer_name == "adam" else "strict"):
         state = step.TrainState(jnp.int32(0), params, batch_stats, optimizer.init(params))
         traced_once = chex.assert_max_traces(step.make_train_step(recipe, graph, optimizer), n=1)
-        train_step = jax.jit(traced_once, compiler_options=devices.compiler_options("cpu"))
+        train_step = jax.jit(traced_once)
         for image_batch, label_batch in zip(images, labels, strict=True):
             state, sums = train_step(state, image_batch, label_batch, jax.random.key(0))
             losses.append(sums.mean_loss)
