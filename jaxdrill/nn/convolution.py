@@ -60,7 +60,7 @@ def convolve_separably(x: jax.Array, pointwise: jax.Array, depthwise: jax.Array,
 
 def matrix_product(weights: jax.Array, x: jax.Array, form: str) -> jax.Array:
     """Return weights[I, O] times x[I, H, W, B]: float32[O, H, W, B]."""
-    if form != "rows":  # a TPU's layout of x is not that of a matrix
+    if form != "rows":  # A TPU would copy x to make it a matrix.
         return lax.dot_general(weights, x, (((0,), (0,)), ((), ())))
     return _contract(weights, x.reshape(len(x), -1), 0).reshape(-1, *x.shape[1:])
 
@@ -70,7 +70,9 @@ def _contract(a: jax.Array, b: jax.Array, axis: int) -> jax.Array:
 
 
 def _pad(x: jax.Array, padding: int) -> jax.Array:
-    return jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0))) if padding else x
+    """Add `padding` rows and columns of zeros on each side, or remove as many if it is negative."""
+    sides = (padding, padding, 0)
+    return lax.pad(x, jnp.float32(0), ((0, 0, 0), sides, sides, (0, 0, 0))) if padding else x
 
 
 def unfused(form: str, function: Callable[..., Any], *arguments: Any) -> Any:
