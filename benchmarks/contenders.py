@@ -61,6 +61,9 @@ class Contender(ABC):
     def evaluate(self) -> float:
         """The test accuracy."""
 
+    def finish_compiling(self) -> None:  # noqa: B027 - only jaxdrill compiles while it trains
+        """Wait for compilations in the background."""
+
     def train(self, images: int) -> None:
         """Trains on so many images."""
         for batch in itertools.islice(self.batches(), images // self.config.batch_size):
@@ -285,6 +288,11 @@ class Jaxdrill:
         self.config = config.model_copy(update={"epochs": 1})
         self.programs = {size: Program(self.config, dataset, size) for size in set(map(len, self.groups))}
 
+    def finish_compiling(self) -> None:
+        for program in self.programs.values():
+            for name in program.names():
+                program.executable(name)
+
     def train(self, images: int) -> None:
         for group in self.groups:
             program, done = self.programs[len(group)], 0
@@ -316,6 +324,7 @@ def main() -> None:
     contender = CONTENDERS[name](config, data.load("mnist", Path(folder), offline=True))
     contender.train(config.batch_size)
     print("ready", flush=True)
+    contender.finish_compiling()
     for line in sys.stdin:
         began = time.perf_counter()
         contender.epoch() if line.strip() == "epoch" else contender.train(int(line))

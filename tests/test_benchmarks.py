@@ -34,7 +34,7 @@ def test_the_accelerators_program_measures_everything(tiny_recipe, tmp_path, dig
     assert report["one_epoch_scan_xla_2_seeds"]["execution"]["epoch"] == "scan"
 
 
-@pytest.mark.parametrize("step", ["1", "3"])
+@pytest.mark.parametrize("step", ["1", "3", "6"])
 def test_contenders_train_the_same_network(step, digits):
     recipe = config.load(step)
     flax = contenders.Flax(recipe, digits)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-MAX_WHOLE_SIDE = 12  # pixels; the form "rows" computes an output of this width or less at once instead of in a loop
+MAX_SHORT_ROW = 12  # pixels; the form "rows" has other ways for outputs of this width or less
 
 Form = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -114,7 +114,7 @@ def rows_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
         terms = _contract(weights, rows, 0).reshape(size, kernel.shape[-1], -1, width, batch)
         return reduce(jnp.add, [terms[j, :, :, j : j + width - size + 1] for j in range(size)])
 
-    if width - size + 1 <= MAX_WHOLE_SIDE:
+    if width - size + 1 <= MAX_SHORT_ROW:
         return unfused("rows", add_columns, _row_windows(x, size))
 
     def write_row(row: jax.Array, out: jax.Array) -> jax.Array:
@@ -144,7 +144,7 @@ def _rows_backward(residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tup
         shifted = [wide[:, :, size - 1 - j :][:, :, :width] for j in range(size)]
         return jnp.concatenate(shifted).reshape(size * outputs, -1)
 
-    if width - size + 1 <= MAX_WHOLE_SIDE:
+    if width - size + 1 <= MAX_SHORT_ROW:
         columns = unfused("rows", shifted_columns, dy)
         terms = _contract(weights, columns, 0).reshape(channels, size, -1, width, batch)
         pads = [((0, 0), (i, size - 1 - i), (0, 0), (0, 0)) for i in range(size)]
@@ -238,7 +238,8 @@ def _depthwise_backward(padding: int, residuals: Any, dy: jax.Array) -> tuple[ja
     x, kernel = residuals
     size = kernel.shape[0]
     dx = unfused("rows", partial(_shift_add, padding=size - 1 - padding), dy, kernel[::-1, ::-1])
-    return dx, _depthwise_kernel_gradient(_pad(x, padding), dy, size)
+    gradient = _short_depthwise_kernel_gradient if dy.shape[2] <= MAX_SHORT_ROW else _depthwise_kernel_gradient
+    return dx, gradient(_pad(x, padding), dy, size)
 
 
 def _depthwise_kernel_gradient(x: jax.Array, dy: jax.Array, size: int) -> jax.Array:
@@ -257,6 +258,21 @@ def _depthwise_kernel_gradient(x: jax.Array, dy: jax.Array, size: int) -> jax.Ar
 
     total = lax.fori_loop(0, height, add_row, jnp.zeros((size * size, channels, batch)))
     return total.sum(-1).reshape(size, size, channels)
+
+
+def _short_depthwise_kernel_gradient(x: jax.Array, dy: jax.Array, size: int) -> jax.Array:
+    """Multiply all pixels of a row of dy with all pixels of the input rows, and sum the diagonals of the products."""
+    channels, height, width, batch = dy.shape
+
+    def add_row(row: jax.Array, total: jax.Array) -> jax.Array:
+        dy_row = lax.dynamic_slice_in_dim(dy, row, 1, 1)[:, 0]
+        rows = lax.dynamic_slice_in_dim(x, row, size, 1).reshape(channels, -1, batch)
+        return total + lax.dot_general(rows, dy_row, (((2,), (2,)), ((0,), (0,))))
+
+    total = lax.fori_loop(0, height, add_row, jnp.zeros((channels, size * x.shape[2], width)))
+    total = total.reshape(channels, size, x.shape[2], width)
+    diagonals = [jnp.trace(total, -j, 2, 3) for j in range(size)]  # [O, K] for each kernel column
+    return jnp.stack(diagonals, 2).transpose(1, 2, 0)
 
 
 _convolve_depthwise.defvjp(

@@ -46,13 +46,15 @@ class Program(Lowering):
         self._train_subset = dataset.train_images[subset], dataset.train_labels[subset]
         self._test_batches = processes.put(list(np.arange(len(test[0]), dtype=np.int32)), self.replicated)
         launch, *others = dict.fromkeys(self.launches(0))
-        names = [launch, "start", "shuffle", "evaluate", *others]
-        several = processes.count() > 1
-        # More than two at a time would not be faster, and each takes 200 MB; several processes keep to one order.
-        pool = ThreadPoolExecutor(1 if several else 2)
-        self._compiling = {name: pool.submit(self._compile, name) for name in names}
         self.compiled: dict[Any, Any] = {}
-        for name in names if several else names[:4]:
+        # More than two at a time would not be faster, and each takes 200 MB; several processes keep to one order.
+        several = processes.count() > 1
+        pool = ThreadPoolExecutor(1 if several else 2)
+        self._compiling = {name: pool.submit(self._compile, name) for name in (launch, "start", "shuffle", "evaluate")}
+        for name in list(self._compiling):
+            self.executable(name)
+        self._compiling = {name: pool.submit(self._compile, name) for name in others}
+        for name in others if several else ():
             self.executable(name)
         pool.shutdown(wait=False)
         self.compile_seconds = time.perf_counter() - began

@@ -125,7 +125,9 @@ def test_convolutions_are_that_of_xla(form, side, inputs, outputs, kernel, paddi
 
 
 @pytest.mark.parametrize("form", ["rows", "xla", "im2col"])
-@pytest.mark.parametrize(("side", "size", "padding"), [(16, 3, 0), (6, 3, 1), (7, 5, 2), (5, 2, 0), (6, 3, 4), (5, 1, 0)])
+@pytest.mark.parametrize(
+    ("side", "size", "padding"), [(16, 3, 0), (6, 3, 1), (7, 5, 2), (5, 2, 0), (6, 3, 4), (5, 1, 0)]
+)
 def test_a_separable_convolution_is_that_of_xla(form, side, size, padding):
     """A 1x1 convolution, then one with a feature group per channel."""
     x, pointwise, depthwise = normal(0, 4, side, side, 3), normal(1, 3, 5), normal(2, size, size, 5)
