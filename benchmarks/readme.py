@@ -15,7 +15,8 @@ from jaxdrill.evidence.page import summary
 from jaxdrill.files import write_text
 from jaxdrill.runs.reader import read_all
 
-RESULTS, README, PICTURE, SPEED = Path("results"), Path("README.md"), Path("docs/ladder.svg"), Path("docs/speed.md")
+RESULTS, README, PICTURE = Path("results"), Path("README.md"), Path("docs/ladder.svg")
+MEASURED, SPEED = Path("results/benchmarks/cpu.json"), Path("docs/speed.md")
 # As the report's page has them; a picture cannot see those of the page that it stands in.
 COLOURS = """<style>svg{--ink:#1d2433;--line:#d7dce4;--a:#1f6fb2;--b:#c2571a}
 @media(prefers-color-scheme:dark){svg{--ink:#e4e8ef;--line:#343c49;--a:#6cb2ee;--b:#f09a5f}}</style>"""
@@ -53,7 +54,7 @@ def main() -> None:
     runs = group_runs(read_all([RESULTS]))[0]
     write_text(PICTURE, plots.ladder(runs, 8.5).replace(">", f">{COLOURS}", 1))
     write_text(README, with_tables(README.read_text(encoding="utf-8"), summary([RESULTS]).split("\n\n")))
-    table = speed_table(json.loads((RESULTS / "benchmarks" / "cpu.json").read_text()))
+    table = speed_table(json.loads(MEASURED.read_text()))
     write_text(SPEED, with_tables(SPEED.read_text(encoding="utf-8"), [table]))
 
 

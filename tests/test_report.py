@@ -74,11 +74,15 @@ def test_the_tables_after_training_fit_and_hold_what_the_markdown_has(drill):
 
 def test_the_readmes_tables_and_picture_are_made_from_the_results(drill, tmp_path, monkeypatch):
     files = {"RESULTS": drill, "README": tmp_path / "README.md", "PICTURE": tmp_path / "ladder.svg"}
+    files |= {"MEASURED": ROOT / "results" / "benchmarks" / "cpu.json", "SPEED": tmp_path / "speed.md"}
     for name, path in files.items():
         monkeypatch.setattr(readme, name, path)
     old = "Before\n\n| step | data | x |\n| --- |\n| old |\n\nbetween\n\n| step | against | x |\n| old |\n\nafter\n"
     files["README"].write_text(old)
+    files["SPEED"].write_text("Before\n\n| | jaxdrill | old |\n\nafter\n")
     readme.main()
+    speed = (ROOT / "docs" / "speed.md").read_text()
+    assert files["SPEED"].read_text()[8:-7].strip() in speed  # Nobody has changed a figure by hand.
     first, second = summary([drill]).split("\n\n")
     assert files["README"].read_text() == f"Before\n\n{first}\n\nbetween\n\n{second}\n\nafter\n"
     for picture in (files["PICTURE"], ROOT / "docs" / "ladder.svg"):

@@ -84,6 +84,7 @@ def unfused(form: str, function: Callable[..., Any], *arguments: Any) -> Any:
     """
     if form != "rows":
         return function(*arguments)
+    function = jax.jit(function)  # traced once, though it is used twice
     shapes = jax.eval_shape(function, *arguments)
     first = arguments[0][(0,) * arguments[0].ndim]
 

@@ -167,7 +167,8 @@ def dropout(keys: jax.Array, x: jax.Array, rate: float, form: str) -> jax.Array:
     """
     count, threshold = math.prod(x.shape[:-1]), round(rate * 65536)
     blocks = -(-count // 4)  # two words for each, and two decisions for each word
-    words = unfused(form, lambda _, key: _random_words(key, blocks), x, jax.random.key_data(keys).T)
+    constant = lax.stop_gradient(x)  # Else JAX would differentiate the drawing, which only makes tracing slower.
+    words = unfused(form, lambda _, key: _random_words(key, blocks), constant, jax.random.key_data(keys).T)
     kept = jnp.concatenate([half >= threshold for word in words for half in (word & 0xFFFF, word >> 16)])
     return jnp.where(kept[:count].reshape(x.shape), x * (65536 / (65536 - threshold)), 0)
 

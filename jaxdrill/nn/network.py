@@ -1,7 +1,8 @@
 """The network as pure functions over plain arrays. Only this file knows how Flax NNX splits and merges modules."""
 
+import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import chex
 import jax
@@ -13,14 +14,28 @@ from jaxdrill.nn.layers import Layer
 from jaxdrill.nn.modules import Network
 
 
+class _Keys:
+    """The keys of `nnx.Rngs(params=key)`, whose counter is an array and takes longer to trace than all weights."""
+
+    def __init__(self, key: jax.Array) -> None:
+        self._key, self._numbers = key, itertools.count()
+
+    def params(self) -> jax.Array:
+        return jax.random.fold_in(self._key, next(self._numbers))
+
+
+def _keys(key: jax.Array) -> nnx.Rngs:
+    return cast(nnx.Rngs, _Keys(key))
+
+
 def make_graph(network: Sequence[Layer], convolution: str = "xla") -> Any:
     """The network without its arrays: static, hashable. `convolution` is how they are computed, as in `Execution`."""
-    return nnx.split(nnx.eval_shape(lambda: Network(network, convolution, nnx.Rngs(params=0))))[0]
+    return nnx.split(nnx.eval_shape(lambda: Network(network, convolution, _keys(jax.random.key(0)))))[0]
 
 
 def init(network: Sequence[Layer], key: jax.Array) -> tuple[Any, Any]:
     """Fresh parameters and batch statistics: plain pytrees of float32 arrays, keyed by layer and name."""
-    _, params, batch_stats = nnx.split(Network(network, "xla", nnx.Rngs(params=key)), nnx.Param, nnx.BatchStat)
+    _, params, batch_stats = nnx.split(Network(network, "xla", _keys(key)), nnx.Param, nnx.BatchStat)
     return nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
 
 

@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -68,7 +67,10 @@ class Lowering:
 
         self.keys = abstract(jax.eval_shape(lambda: root_keys(range(num_seeds))), self.sharding)
         self.zero = jax.tree.map(lambda a: np.broadcast_to(a, (num_seeds,)), metrics.zero())
-        self.template: Progress = abstract(jax.eval_shape(jax.vmap(self._start), self.keys), self.sharding)
+        self._vmapped_start = jax.vmap(self._start)  # one object, so that JAX traces it once
+        with numerics(self.execution.matmul_precision):
+            start = self.function("start")[0]
+            self.template: Progress = abstract(jax.eval_shape(start, self.keys), self.sharding)
         self.train_data = abstract((dataset.train_images, dataset.train_labels), self.replicated)
         self.test_data = abstract(test_batches(dataset, mesh.shape["batch"]), self.over_batch)
 
@@ -87,7 +89,7 @@ class Lowering:
         by_seed = partial(jax.jit, out_shardings=self.sharding)
         index = jax.ShapeDtypeStruct((), np.int32, sharding=self.replicated)
         if name == "start":
-            return by_seed(jax.vmap(self._start)), (self.keys,)
+            return by_seed(self._vmapped_start), (self.keys,)
         if name == "shuffle":
             return by_seed(jax.vmap(self._shuffle, (0, None))), (self.keys, index)
         if name == "evaluate":
@@ -141,7 +143,7 @@ class Lowering:
 
 def root_keys(seeds: Sequence[int]) -> jax.Array:
     """The root key of each seed, key[S]."""
-    return jnp.stack([root_key(seed) for seed in seeds])
+    return jax.vmap(root_key)(np.array(seeds, np.uint32))
 
 
 def numerics(precision: str) -> ExitStack:

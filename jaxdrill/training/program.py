@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -45,29 +45,34 @@ class Program(Lowering):
         subset = training_subset(len(dataset.train_labels))
         self._train_subset = dataset.train_images[subset], dataset.train_labels[subset]
         self._test_batches = processes.put(list(np.arange(len(test[0]), dtype=np.int32)), self.replicated)
-        launch, *others = dict.fromkeys(self.launches(0))
-        self.compiled: dict[Any, Any] = {}
-        # More than two at a time would not be faster, and each takes 200 MB; several processes keep to one order.
-        several = processes.count() > 1
-        pool = ThreadPoolExecutor(1 if several else 2)
-        self._compiling = {name: pool.submit(self._compile, name) for name in (launch, "start", "shuffle", "evaluate")}
-        for name in list(self._compiling):
+        launch, *rest = dict.fromkeys(self.launches(0))
+        first, self._later = (launch, "start", "shuffle"), (*rest, "evaluate")
+        several = processes.count() > 1  # They must keep to one order.
+        with ThreadPoolExecutor(1 if several else 2) as pool:
+            self.compiled: dict[Any, Any] = dict(zip(first, pool.map(self._compile, first), strict=True))
+        self._compiling: dict[Any, Future[Any]] = {}
+        for name in self._later if several else ():
             self.executable(name)
-        self._compiling = {name: pool.submit(self._compile, name) for name in others}
-        for name in others if several else ():
-            self.executable(name)
-        pool.shutdown(wait=False)
         self.compile_seconds = time.perf_counter() - began
 
     def executable(self, name: Any) -> Any:
         """Return a compiled function by its name, as in `names`.
 
-        The one for an epoch's last batch, which is smaller, is compiled while training has begun.
+        The evaluation, and the launch of an epoch's last batch, which is smaller, are compiled while others run.
         """
         if name not in self.compiled:
-            future = self._compiling.pop(name, None)
+            future = self._compiling.get(name)
             self.compiled[name] = future.result() if future else self._compile(name)
         return self.compiled[name]
+
+    def _compile_others(self) -> None:
+        """Begin to compile in the background what is not yet compiled, one after another: each takes 400 MB."""
+        if not self._compiling:
+            pool = ThreadPoolExecutor(1)
+            self._compiling = {
+                name: pool.submit(self._compile, name) for name in self._later if name not in self.compiled
+            }
+            pool.shutdown(wait=False)
 
     def root_keys(self, seeds: Sequence[int]) -> jax.Array:
         """The key of each seed, key[S], on its device; there must be as many seeds as the program was made for."""
@@ -99,6 +104,7 @@ class Program(Lowering):
         # After a stop within an epoch that is scanned, the first launch is a new one.
         arguments = progress, self._train_data, orders, keys
         progress, losses = jax.block_until_ready(self.executable(launch)(*arguments))
+        self._compile_others()  # not before: what runs in Python then would delay the first launch
         return progress, np.asarray(losses)
 
     def evaluate(self, state: TrainState) -> tuple[Sums, np.ndarray]:

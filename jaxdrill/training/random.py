@@ -1,6 +1,7 @@
 """Random keys: one root key a run, from which every use folds its own, so that resuming needs no random state."""
 
 from enum import IntEnum
+from typing import Any
 
 import jax
 
@@ -16,8 +17,8 @@ class Stream(IntEnum):
     DROPOUT = 3
 
 
-def root_key(seed: int) -> jax.Array:
-    """The root key, key[], of a seed in 0..2**32 - 1."""
+def root_key(seed: Any) -> jax.Array:
+    """Return the root key, key[], of a seed in 0..2**32 - 1, an int or uint32[]."""
     return jax.random.key(seed, impl=GENERATOR)
 
 
