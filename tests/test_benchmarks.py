@@ -93,6 +93,19 @@ def test_the_drills_minutes_by_the_roofline():
     assert compile_ahead.drill_minutes(results[1:]) is None
 
 
+def test_every_recipe_was_compiled_for_a_tpu():
+    """One seed on one chip of a v5e: bytes of a training step and host memory of the compiler within their limits."""
+    found = json.loads((ROOT / "results" / "benchmarks" / "tpu_v5e_compiled.json").read_text())
+    alone = {"seeds": 1, "convolution": "auto", "topology": "v5e:1x1", "mesh": [1, 1]}
+    results = {each["step"]: each for each in found["results"] if alone.items() <= each.items()}
+    assert set(results) == set(config.steps())
+    for step, each in results.items():
+        # Step 1 takes longer to multiply than to move its bytes.
+        limit = 820e6 if step == "step_1" else 500e6 if step.startswith("step_6") else 350e6
+        assert each["epoch"]["bytes"] < limit and each["peak_host_bytes"] < 4e9, step
+    assert found["drill_roofline_minutes"] == pytest.approx(compile_ahead.drill_minutes(found["results"]))
+
+
 def test_simulated_drills_are_counted():
     """20 drills of 10 seeds: a step that is 0.3 points better always helps; its intervals cover the truth."""
     found = false_verdicts.count(20, 10, 0.003, seed=0)

@@ -37,6 +37,14 @@ def test_readme_says_what_the_soak_found():
     assert run.lines(json.loads(run.RESULTS.read_text())) in (ROOT / "README.md").read_text()
 
 
+def test_readme_quotes_the_measured_speed():
+    steps = json.loads((ROOT / "results" / "benchmarks" / "cpu.json").read_text())["training_steps"]
+    ratios = sorted((each[each["best_pytorch"]]["ratio"], step.replace("_", " ")) for step, each in steps.items())
+    (least, slowest), (most, fastest) = ratios[0], ratios[-1]
+    quoted = f"it is {least:.2f} ({slowest}) to {most:.2f} times ({fastest}) as fast as [PyTorch's best configuration]"
+    assert quoted in (ROOT / "README.md").read_text().replace("\n", " ")
+
+
 def test_readme_is_a_page():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 130
 
