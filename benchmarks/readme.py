@@ -37,8 +37,7 @@ def speed_table(found: Mapping[str, Any]) -> str:
     """Return the table of docs/speed.md, of what `benchmarks.compare` wrote: other seconds divided by jaxdrill's."""
     rows = [(f"training step, network of {key.replace('_', ' ', 1)}", each, 1000 / each["steps"], "ms")
             for key, each in sorted(found["training_steps"].items())]  # fmt: skip
-    if "epochs" in found:
-        rows.append(("epoch of step 5", found["epochs"]["step_5"], 1, "s"))
+    rows.append(("epoch of step 5", found["epochs"]["step_5"], 1, "s"))
     lines = [f"| | jaxdrill | {' | '.join(compare.PYTORCH)} | best |", "| --- " + "| --: " * 6 + "|"]
     for title, result, scale, unit in rows:
         ratios = [f"{result[name]['ratio']:.2f}" for name in compare.PYTORCH]

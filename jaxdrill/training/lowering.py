@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -143,7 +144,7 @@ class Lowering:
 
 def root_keys(seeds: Sequence[int]) -> jax.Array:
     """The root key of each seed, key[S]."""
-    return jax.vmap(root_key)(np.array(seeds, np.uint32))
+    return jax.vmap(root_key)(jnp.array(seeds, jnp.uint32))
 
 
 def numerics(precision: str) -> ExitStack:

@@ -67,11 +67,10 @@ class Program(Lowering):
 
     def _compile_others(self) -> None:
         """Begin to compile in the background what is not yet compiled, one after another: each takes 400 MB."""
-        if not self._compiling:
+        waiting, self._later = [name for name in self._later if name not in self.compiled], ()
+        if waiting:
             pool = ThreadPoolExecutor(1)
-            self._compiling = {
-                name: pool.submit(self._compile, name) for name in self._later if name not in self.compiled
-            }
+            self._compiling = {name: pool.submit(self._compile, name) for name in waiting}
             pool.shutdown(wait=False)
 
     def root_keys(self, seeds: Sequence[int]) -> jax.Array:

@@ -1,7 +1,6 @@
 """Random keys: one root key a run, from which every use folds its own, so that resuming needs no random state."""
 
 from enum import IntEnum
-from typing import Any
 
 import jax
 
@@ -17,7 +16,7 @@ class Stream(IntEnum):
     DROPOUT = 3
 
 
-def root_key(seed: Any) -> jax.Array:
+def root_key(seed: int | jax.Array) -> jax.Array:
     """Return the root key, key[], of a seed in 0..2**32 - 1, an int or uint32[]."""
     return jax.random.key(seed, impl=GENERATOR)
 

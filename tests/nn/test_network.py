@@ -240,3 +240,10 @@ def test_a_new_kind_is_composed_of_others():
     assert not np.array_equal(moved["residual1"]["inner"]["conv1"]["batch_norm"]["mean"], np.zeros(4))
     with pytest.raises(UsageError, match=r"network\[2\] changes the shape of its input"):
         layer_table([Conv(conv=4), Residual(residual=(Conv(conv=5, padding=1),))])
+
+
+@pytest.mark.parametrize("step", ["1", "5", "6"])
+def test_initial_weights_have_the_keys_of_flax(step):
+    layers, key = config.load(step).network, jax.random.key(3)
+    _, *expected = nnx.split(modules.Network(layers, "xla", nnx.Rngs(params=key)), nnx.Param, nnx.BatchStat)
+    chex.assert_trees_all_equal(network.init(layers, key), tuple(map(nnx.to_pure_dict, expected)))
