@@ -15,8 +15,17 @@ from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 # Without a network, a start that looks for updates waits for time-outs.
-FLAGS = ["--headless", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--remote-debugging-pipe"]  # fmt: skip
+FLAGS = [
+    "--headless",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--remote-debugging-pipe",
+]
 
 
 def program() -> str | None:
@@ -32,7 +41,9 @@ class Browser:
         self._numbers, self._session, self.errors = itertools.count(1), None, []
         self._fingers: dict[int, dict[str, float]] = {}
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
         for domain in ("Page", "Runtime", "Log"):
             self.call(f"{domain}.enable")
 
@@ -53,7 +64,9 @@ class Browser:
 
     def _next(self, deadline: float) -> dict[str, Any]:
         while b"\0" not in self._buffer:
-            ready, _, _ = select.select([self._answers], [], [], max(0, deadline - time.monotonic()))
+            ready, _, _ = select.select(
+                [self._answers], [], [], max(0, deadline - time.monotonic())
+            )
             assert ready, "the browser does not answer"
             part = os.read(self._answers, 2**20)
             assert part, "the browser has ended"
@@ -63,7 +76,13 @@ class Browser:
 
     def open(self, file: Path, width: int = 1200, height: int = 900, dark: bool = False) -> None:
         """Opens a page and waits until its body says that it is ready."""
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.call("Page.navigate", url=file.resolve().as_uri())
@@ -71,7 +90,9 @@ class Browser:
 
     def run(self, code: str) -> Any:
         """The value of JavaScript, awaited if it is a promise."""
-        answer = self.call("Runtime.evaluate", expression=code, awaitPromise=True, returnByValue=True)
+        answer = self.call(
+            "Runtime.evaluate", expression=code, awaitPromise=True, returnByValue=True
+        )
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
@@ -84,8 +105,15 @@ class Browser:
 
     def mouse(self, kind: str, x: float, y: float, button: str = "left") -> None:
         """Move the mouse to a point of the window (`Moved`), or press or release a button there (`Pressed`, ...)."""
-        self.call("Input.dispatchMouseEvent", type=f"mouse{kind}", x=x, y=y, button=button,
-                  buttons={"left": 1, "right": 2}[button], clickCount=1)  # fmt: skip
+        self.call(
+            "Input.dispatchMouseEvent",
+            type=f"mouse{kind}",
+            x=x,
+            y=y,
+            button=button,
+            buttons={"left": 1, "right": 2}[button],
+            clickCount=1,
+        )
 
     def touch(self, finger: int, kind: str, x: float = 0, y: float = 0) -> None:
         """Put a finger down on a point of the window, move it there, or lift it: `Down`, `Move`, `Up`."""
@@ -94,7 +122,11 @@ class Browser:
             self._fingers[finger] = {"x": x, "y": y, "id": finger}
         points = list(self._fingers.values())
         # DevTools expects touchEnd without points: while other fingers touch, an event without this finger lifts it.
-        event = {"Down": "touchStart", "Move": "touchMove", "Up": "touchMove" if points else "touchEnd"}[kind]
+        event = {
+            "Down": "touchStart",
+            "Move": "touchMove",
+            "Up": "touchMove" if points else "touchEnd",
+        }[kind]
         self.call("Input.dispatchTouchEvent", type=event, touchPoints=points)
 
     def key(self, key: str, modifiers: int = 0, times: int = 1) -> None:
@@ -103,12 +135,22 @@ class Browser:
         `modifiers` is a sum of 1 for Alt, 2 for Ctrl, 4 for Meta and 8 for Shift.
         """
         for n in range(times):
-            self.call("Input.dispatchKeyEvent", type="keyDown", key=key, modifiers=modifiers, autoRepeat=n > 0)
+            self.call(
+                "Input.dispatchKeyEvent",
+                type="keyDown",
+                key=key,
+                modifiers=modifiers,
+                autoRepeat=n > 0,
+            )
         self.call("Input.dispatchKeyEvent", type="keyUp", key=key, modifiers=modifiers)
 
     def screenshot(self, file: Path) -> None:
         """Writes what the window shows as PNG."""
-        file.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=True)["data"]))
+        file.write_bytes(
+            base64.b64decode(
+                self.call("Page.captureScreenshot", captureBeyondViewport=True)["data"]
+            )
+        )
 
 
 @contextmanager
@@ -118,8 +160,16 @@ def started(profile: Path) -> Iterator[Browser]:
     flags = [*FLAGS, f"--user-data-dir={profile}", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
 
     # Chromium reads from 3 and writes to 4.
-    shell = ["bash", "-c", f'exec "$0" "$@" 3<&{their_input} 4>&{their_output}', program() or NAMES[0], *flags]
-    process = subprocess.Popen(shell, pass_fds=(their_input, their_output), stderr=subprocess.DEVNULL)
+    shell = [
+        "bash",
+        "-c",
+        f'exec "$0" "$@" 3<&{their_input} 4>&{their_output}',
+        program() or NAMES[0],
+        *flags,
+    ]
+    process = subprocess.Popen(
+        shell, pass_fds=(their_input, their_output), stderr=subprocess.DEVNULL
+    )
     os.close(their_input)
     os.close(their_output)
     try:

@@ -60,13 +60,24 @@ class Worker:
     ) -> None:
         began = time.perf_counter()
         other = setting.baseline if name == "baseline" else None
-        command = [sys.executable, "-m", "benchmarks.contenders", "jaxdrill" if other else name, step]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.contenders",
+            "jaxdrill" if other else name,
+            step,
+        ]
         command += [str(batch_size), str(seeds), str(setting.folder.absolute())]
         path = os.pathsep.join([f"{other or Path.cwd()}", os.environ.get("PYTHONPATH", "")])
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-            env=os.environ | {"PYTHONPATH": path} | {**environment}, cwd=other,
-        )  # fmt: skip
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | {"PYTHONPATH": path} | {**environment},
+            cwd=other,
+        )
         self._read()
         self.first_step_seconds = time.perf_counter() - began
 
@@ -109,14 +120,21 @@ def rounds(workers: Mapping[str, Worker], work: str, count: int) -> dict[str, An
 def best_pytorch(results: Mapping[str, Any]) -> dict[str, str]:
     """Return the name of PyTorch's configuration with the smallest ratio to jaxdrill, as an entry of its own."""
     measured = [name for name in PYTORCH if name in results]
-    return {"best_pytorch": min(measured, key=lambda name: results[name]["ratio"])} if measured else {}
+    return (
+        {"best_pytorch": min(measured, key=lambda name: results[name]["ratio"])} if measured else {}
+    )
 
 
 def summary(values: list[float], ours: list[float]) -> dict[str, Any]:
     """Seconds of every round, their median, and the ratios to jaxdrill's of the same round."""
     ratios = [a / b for a, b in zip(values, ours, strict=True)]
-    return {"seconds": values, "median": statistics.median(values), "ratio": statistics.median(ratios),
-            "lowest_ratio": min(ratios), "highest_ratio": max(ratios)}  # fmt: skip
+    return {
+        "seconds": values,
+        "median": statistics.median(values),
+        "ratio": statistics.median(ratios),
+        "lowest_ratio": min(ratios),
+        "highest_ratio": max(ratios),
+    }
 
 
 def show(title: str, results: Mapping[str, Any], scale: float, unit: str) -> None:
@@ -124,13 +142,20 @@ def show(title: str, results: Mapping[str, Any], scale: float, unit: str) -> Non
     print(f"\n{title}")
     for name, result in results.items():
         spread = f"{result['ratio']:6.2f}  ({result['lowest_ratio']:.2f} to {result['highest_ratio']:.2f})"
-        print(f"  {name:21} {result['median'] * scale:10.2f} {unit:3}  times jaxdrill's {spread}", flush=True)
+        print(
+            f"  {name:21} {result['median'] * scale:10.2f} {unit:3}  times jaxdrill's {spread}",
+            flush=True,
+        )
 
 
 def peaks(workers: Mapping[str, Worker]) -> dict[str, int]:
     """Ends the processes; their peak memory in bytes."""
     found = {name: worker.end() for name, worker in workers.items()}
-    print("  peak memory, GB: " + ", ".join(f"{name} {peak / 1e9:.2f}" for name, peak in found.items()), flush=True)
+    print(
+        "  peak memory, GB: "
+        + ", ".join(f"{name} {peak / 1e9:.2f}" for name, peak in found.items()),
+        flush=True,
+    )
     return found
 
 
@@ -141,14 +166,26 @@ def start(setting: Setting, names: Iterable[str], step: str, batch_size: int) ->
 
 def training_steps(setting: Setting) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    sizes = {"3": (128, 60), "2": (128, 60), "1": (128, 10), "6": (64, 60), "6_fast": (64, 60), "6_small": (32, 60)}
+    sizes = {
+        "3": (128, 60),
+        "2": (128, 60),
+        "1": (128, 10),
+        "6": (64, 60),
+        "6_fast": (64, 60),
+        "6_small": (32, 60),
+    }
     for step, (batch_size, steps) in sizes.items():
         with tempfile.TemporaryDirectory() as folder:
             recipe = Path(folder, "network.toml")
             recipe.write_text(NETWORK_ALONE.format(step=step))
             workers = start(setting, setting.names("notebook"), str(recipe), batch_size)
         result = rounds(workers, f"{steps * batch_size}", setting.rounds)
-        show(f"one training step of step {step}'s network, batch {batch_size}", result, 1000 / steps, "ms")
+        show(
+            f"one training step of step {step}'s network, batch {batch_size}",
+            result,
+            1000 / steps,
+            "ms",
+        )
         about = best_pytorch(result) | {"batch_size": batch_size, "steps": steps}
         found[f"step_{step}"] = result | about | {"peak_bytes": peaks(workers)}
     return found
@@ -168,10 +205,15 @@ def epochs(setting: Setting) -> dict[str, Any]:
 
 
 def first_steps(setting: Setting) -> dict[str, Any]:
-    print("\nfrom the command to the first training step of step 5, s: without and with a cache of compiled programs")
+    print(
+        "\nfrom the command to the first training step of step 5, s: without and with a cache of compiled programs"
+    )
     found = {}
     with tempfile.TemporaryDirectory() as cache:
-        places = {"JAX_COMPILATION_CACHE_DIR": f"{cache}/jax", "TORCHINDUCTOR_CACHE_DIR": f"{cache}/torch"}
+        places = {
+            "JAX_COMPILATION_CACHE_DIR": f"{cache}/jax",
+            "TORCHINDUCTOR_CACHE_DIR": f"{cache}/torch",
+        }
         for name in setting.names():
             mine = places if name != "flax" else {}  # the example sets up none
             starts = []
@@ -197,8 +239,12 @@ def batch_sizes(setting: Setting) -> dict[str, Any]:
 
 
 def seeds(setting: Setting) -> dict[str, Any]:
-    print("\nseconds a seed for 60,000 images of step 5, without the evaluation, by seeds in the run")
-    workers = {number: Worker(setting, "jaxdrill", "5", 128, number) for number in (1, 2, 4, 8, 16, 32)}
+    print(
+        "\nseconds a seed for 60,000 images of step 5, without the evaluation, by seeds in the run"
+    )
+    workers = {
+        number: Worker(setting, "jaxdrill", "5", 128, number) for number in (1, 2, 4, 8, 16, 32)
+    }
     found: dict[str, Any] = {str(number): {"seconds": []} for number in workers}
     for _ in range(setting.rounds):
         for number, worker in workers.items():
@@ -211,32 +257,61 @@ def seeds(setting: Setting) -> dict[str, Any]:
 
 
 PARTS = {
-    "training_steps": training_steps, "epochs": epochs, "first_steps": first_steps, "batch_sizes": batch_sizes,
+    "training_steps": training_steps,
+    "epochs": epochs,
+    "first_steps": first_steps,
+    "batch_sizes": batch_sizes,
     "seeds": seeds,
-}  # fmt: skip
+}
 
 
 def main() -> None:
     about = __doc__.splitlines()[0] if __doc__ else None
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=about)
-    parser.add_argument("--data-dir", type=Path, required=True, help="folder with the four official idx .gz files")
-    parser.add_argument("--rounds", type=int, default=5, help="of each measurement (default: 5)")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
-    parser.add_argument("--others", nargs="*", choices=OTHERS, default=OTHERS, metavar="NAME", help=", ".join(OTHERS))
     parser.add_argument(
-        "--baseline", type=Path, help="a checkout of another commit of jaxdrill, measured beside this one"
+        "--data-dir", type=Path, required=True, help="folder with the four official idx .gz files"
     )
-    parser.add_argument("--json", type=Path, help="write every figure to this file; parts not measured now stay in it")
+    parser.add_argument("--rounds", type=int, default=5, help="of each measurement (default: 5)")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=PARTS,
+        default=list(PARTS),
+        metavar="PART",
+        help=", ".join(PARTS),
+    )
+    parser.add_argument(
+        "--others",
+        nargs="*",
+        choices=OTHERS,
+        default=OTHERS,
+        metavar="NAME",
+        help=", ".join(OTHERS),
+    )
+    parser.add_argument(
+        "--baseline",
+        type=Path,
+        help="a checkout of another commit of jaxdrill, measured beside this one",
+    )
+    parser.add_argument(
+        "--json",
+        type=Path,
+        help="write every figure to this file; parts not measured now stay in it",
+    )
     options = parser.parse_args()
     if options.rounds < 1:
         parser.error(f"--rounds is {options.rounds}; allowed: a whole number of at least 1")
     if options.baseline and not (options.baseline / "benchmarks" / "contenders.py").is_file():
-        parser.error(f"{options.baseline} is no checkout of jaxdrill: it holds no benchmarks/contenders.py")
+        parser.error(
+            f"{options.baseline} is no checkout of jaxdrill: it holds no benchmarks/contenders.py"
+        )
     if options.json and not options.json.absolute().parent.is_dir():
         parser.error(f"{options.json.absolute().parent} is not a folder; create it")
     try:
         torch = ["torch"] if set(options.others) - {"flax"} else []
-        packages = {name: version(name) for name in ("jax", "jaxlib", "flax", *torch, "numpy", "pillow")}
+        packages = {
+            name: version(name) for name in ("jax", "jaxlib", "flax", *torch, "numpy", "pillow")
+        }
         data.load("mnist", options.data_dir, offline=True)
     except PackageNotFoundError as error:
         parser.error(f"{error.name} is not installed; pip install -e '.[bench]'")

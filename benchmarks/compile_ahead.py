@@ -31,11 +31,23 @@ from jaxdrill.training.lowering import Lowering, numerics
 
 # https://cloud.google.com/tpu/docs/v5e: a chip's peak in bfloat16, its memory's bandwidth and size.
 PEAK, BANDWIDTH, MEMORY = 197e12, 819e9, 16e9
-PASSES = {"float32": 6, "tensorfloat32": 3, "bfloat16": 1}  # bfloat16 products for one product of that precision
-OUT, GPU_OUT = Path("runs/benchmarks/tpu_v5e_compiled.json"), Path("runs/benchmarks/gpu_lowered.json")
+PASSES = {
+    "float32": 6,
+    "tensorfloat32": 3,
+    "bfloat16": 1,
+}  # bfloat16 products for one product of that precision
+OUT, GPU_OUT = (
+    Path("runs/benchmarks/tpu_v5e_compiled.json"),
+    Path("runs/benchmarks/gpu_lowered.json"),
+)
 TOPOLOGIES = {"v5e:1x1": [1, 1, 1], "v5e:2x2": [2, 2, 1]}  # and the chips of a host
-ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-               "TPU_WORKER_HOSTNAMES": "localhost", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}  # fmt: skip
+ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
 
 Case = dict[str, Any]  # what to compile: step, topology, shape of the mesh, seeds, convolution
 
@@ -49,14 +61,25 @@ def cases() -> list[Case]:
         for seeds, form in product((8, 32), ("auto", "im2col"))
     ]
     meshes = ([1, 4], 1), ([4, 1], 4), ([4, 1], 32), ([2, 2], 8)
-    four = [{"step": "step_5", "topology": "v5e:2x2", "mesh": mesh, "seeds": seeds, "convolution": "auto"}
-            for mesh, seeds in meshes]  # fmt: skip
+    four = [
+        {
+            "step": "step_5",
+            "topology": "v5e:2x2",
+            "mesh": mesh,
+            "seeds": seeds,
+            "convolution": "auto",
+        }
+        for mesh, seeds in meshes
+    ]
     return one + several + four
 
 
 def mnist() -> Dataset:
     """As many images as MNIST has, all black: only the sizes matter."""
-    train, test = ((np.zeros((count, 28, 28, 1), np.uint8), np.zeros(count, np.uint8)) for count in (60_000, 10_000))
+    train, test = (
+        (np.zeros((count, 28, 28, 1), np.uint8), np.zeros(count, np.uint8))
+        for count in (60_000, 10_000)
+    )
     return Dataset("mnist", *train, *test)
 
 
@@ -65,7 +88,9 @@ def described(case: Case) -> Lowering:
     from jax.experimental import topologies
 
     topology = topologies.get_topology_desc(
-        platform="tpu", topology_name=case["topology"], chips_per_host_bounds=TOPOLOGIES[case["topology"]]
+        platform="tpu",
+        topology_name=case["topology"],
+        chips_per_host_bounds=TOPOLOGIES[case["topology"]],
     )
     config = recipes.load(case["step"], {"execution.convolution": case["convolution"]})
     mesh = devices.make_mesh(case["seeds"], config.batch_size, topology.devices)
@@ -82,14 +107,22 @@ def compile_case(case: Case) -> dict[str, Any]:
         lowered = lowering.lower(which)
         began = time.perf_counter()
         compiled = lowered.compile()
-        elapsed, counted, memory = time.perf_counter() - began, compiled.cost_analysis(), compiled.memory_analysis()
+        elapsed, counted, memory = (
+            time.perf_counter() - began,
+            compiled.cost_analysis(),
+            compiled.memory_analysis(),
+        )
         found[name] = {
             "compile_seconds": round(elapsed, 1),
-            "bytes": counted["bytes accessed"],  # of a training step of all seeds, or of an evaluation's batch
+            "bytes": counted[
+                "bytes accessed"
+            ],  # of a training step of all seeds, or of an evaluation's batch
             "flop": counted["flops"],
             "arguments_bytes": memory.argument_size_in_bytes,
             "temporary_bytes": memory.temp_size_in_bytes,
-        } | roofline(counted["flops"], counted["bytes accessed"], lowering.execution.matmul_precision)
+        } | roofline(
+            counted["flops"], counted["bytes accessed"], lowering.execution.matmul_precision
+        )
     return found | {"peak_host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
 
@@ -109,10 +142,12 @@ def lower_for_gpus() -> dict[str, Any]:
         with numerics(lowering.execution.matmul_precision):
             for name in lowering.names():
                 function, arguments = lowering.function(name)
-                module = export.export(function, platforms=[platform])(*arguments).mlir_module_serialized
-                found[f"{platform} {step} {seeds} {name if isinstance(name, str) else 'x'.join(map(str, name))}"] = len(
-                    module
-                )
+                module = export.export(function, platforms=[platform])(
+                    *arguments
+                ).mlir_module_serialized
+                found[
+                    f"{platform} {step} {seeds} {name if isinstance(name, str) else 'x'.join(map(str, name))}"
+                ] = len(module)
     return found
 
 
@@ -122,9 +157,13 @@ def drill_minutes(results: list[dict[str, Any]]) -> float | None:
     for step in recipes.steps():
         config = recipes.load(step)
         steps = -(-60_000 // config.batch_size)
-        fitting = [each["epoch"]["roofline_seconds"] + each["evaluation"]["roofline_seconds"] * 10 / steps
-                   for each in results if "epoch" in each and each["step"] == step
-                   and (each["seeds"], each["convolution"], each["topology"]) == (1, "auto", "v5e:1x1")]  # fmt: skip
+        fitting = [
+            each["epoch"]["roofline_seconds"] + each["evaluation"]["roofline_seconds"] * 10 / steps
+            for each in results
+            if "epoch" in each
+            and each["step"] == step
+            and (each["seeds"], each["convolution"], each["topology"]) == (1, "auto", "v5e:1x1")
+        ]
         if not fitting:
             return None
         seconds += fitting[0] * 10 * config.epochs * steps
@@ -135,12 +174,18 @@ def measure(case: Case, limit: float) -> dict[str, Any]:
     """What a process of its own says of a case, or why it said nothing."""
     command = [sys.executable, "-m", "benchmarks.compile_ahead", "--case", json.dumps(case)]
     try:
-        done = subprocess.run(command, env=os.environ | ENVIRONMENT, capture_output=True, text=True, timeout=limit)
+        done = subprocess.run(
+            command, env=os.environ | ENVIRONMENT, capture_output=True, text=True, timeout=limit
+        )
     except subprocess.TimeoutExpired:
         return case | {"failed": f"not compiled in {limit:g} s"}
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "Error" in line or "ERROR" in line]
-        return case | {"failed": (lines or done.stderr.splitlines() or [f"ended with {done.returncode}"])[-1][:300]}
+        return case | {
+            "failed": (lines or done.stderr.splitlines() or [f"ended with {done.returncode}"])[-1][
+                :300
+            ]
+        }
     return case | json.loads(done.stdout.splitlines()[-1])
 
 
@@ -159,12 +204,18 @@ def line(result: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compile_ahead", description=__doc__)
-    parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)  # what a process of its own compiles
-    parser.add_argument("--out", type=Path, metavar="FILE", help=f"for every figure (default: {OUT} or {GPU_OUT})")
+    parser.add_argument(
+        "--case", type=json.loads, help=argparse.SUPPRESS
+    )  # what a process of its own compiles
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help=f"for every figure (default: {OUT} or {GPU_OUT})"
+    )
     parser.add_argument("--step", nargs="+", help="only these recipes, such as step_5")
     parser.add_argument("--seeds", nargs="+", type=int, help="only with so many seeds")
     parser.add_argument("--gpus", action="store_true", help="lower for GPUs instead")
-    parser.add_argument("--limit", type=float, default=600, help="seconds for a program (default: 600)")
+    parser.add_argument(
+        "--limit", type=float, default=600, help="seconds for a program (default: 600)"
+    )
     options = parser.parse_args()
     if options.case:
         return print(json.dumps(compile_case(options.case)))
@@ -182,16 +233,22 @@ def main() -> None:
     chosen = [
         case
         for case in cases()
-        if (not options.step or case["step"] in options.step) and (not options.seeds or case["seeds"] in options.seeds)
+        if (not options.step or case["step"] in options.step)
+        and (not options.seeds or case["seeds"] in options.seeds)
     ]
     for case in chosen:
         results = [each for each in results if {key: each[key] for key in case} != case] + [
             measure(case, options.limit)
         ]
         print(line(results[-1]), flush=True)
-        about = {"versions": {name: version(name) for name in ("jax", "jaxlib", "libtpu")}, "steps_a_scan": 468,
-                 "peak_flops": PEAK, "bandwidth": BANDWIDTH, "memory": MEMORY,
-                 "drill_roofline_minutes": drill_minutes(results)}  # fmt: skip
+        about = {
+            "versions": {name: version(name) for name in ("jax", "jaxlib", "libtpu")},
+            "steps_a_scan": 468,
+            "peak_flops": PEAK,
+            "bandwidth": BANDWIDTH,
+            "memory": MEMORY,
+            "drill_roofline_minutes": drill_minutes(results),
+        }
         write_text(out, json.dumps(about | {"results": results}, indent=1) + "\n")
 
 

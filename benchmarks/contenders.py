@@ -20,17 +20,24 @@ from tqdm import tqdm
 
 from jaxdrill import config as recipes
 from jaxdrill import data
-from jaxdrill.nn.layers import Pool
-from jaxdrill.recipe import Config
+from jaxdrill.config.config import Config
+from jaxdrill.config.layers import Pool
 
-MEAN, STANDARD_DEVIATION = 0.1307, 0.3081  # as in jaxdrill.training.augmentation, which would load JAX beside PyTorch
+MEAN, STANDARD_DEVIATION = (
+    0.1307,
+    0.3081,
+)  # as in jaxdrill.training.augmentation, which would load JAX beside PyTorch
 
 
 class Contender(ABC):
     """Trains one seed of a recipe on a dataset in memory; the seeds of other contenders would run one by one."""
 
     def __init__(self, config: Config, dataset: data.Dataset) -> None:
-        self.config, self.dataset, self.generator = config, dataset, np.random.default_rng(config.seed)
+        self.config, self.dataset, self.generator = (
+            config,
+            dataset,
+            np.random.default_rng(config.seed),
+        )
 
     def batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """One shuffled epoch of normalised images float32[B, 28, 28, 1], each rotated by PIL, and labels int64[B]."""
@@ -46,7 +53,9 @@ class Contender(ABC):
         """The image uint8[28, 28, 1] turned by a random angle."""
         limit = self.config.augmentation.rotation_degrees
         degrees = self.generator.uniform(-limit, limit)
-        picture = Image.fromarray(image[..., 0]).rotate(degrees, fillcolor=self.config.augmentation.rotation_fill)
+        picture = Image.fromarray(image[..., 0]).rotate(
+            degrees, fillcolor=self.config.augmentation.rotation_fill
+        )
         return np.asarray(picture)[..., None]
 
     def normalised(self, images: np.ndarray) -> np.ndarray:
@@ -108,7 +117,9 @@ class Eager(Contender):
         self.network.train()
         self.optimizer.zero_grad()
         logits = self.network(x)
-        loss = self.torch.nn.functional.cross_entropy(logits, y, label_smoothing=self.config.loss.label_smoothing)
+        loss = self.torch.nn.functional.cross_entropy(
+            logits, y, label_smoothing=self.config.loss.label_smoothing
+        )
         loss.backward()
         self.optimizer.step()
         return loss.item(), logits
@@ -160,11 +171,20 @@ class Notebook(Eager):
             def __getitem__(self, index: int) -> Any:
                 picture = Image.fromarray(images[index].numpy())
                 if limit:  # RandomRotation
-                    picture = picture.rotate(float(torch.empty(1).uniform_(-limit, limit).item()), fillcolor=fill)
-                tensor = torch.from_numpy(np.array(picture, np.uint8, copy=True)).view(28, 28, 1)  # ToTensor
+                    picture = picture.rotate(
+                        float(torch.empty(1).uniform_(-limit, limit).item()), fillcolor=fill
+                    )
+                tensor = torch.from_numpy(np.array(picture, np.uint8, copy=True)).view(
+                    28, 28, 1
+                )  # ToTensor
                 tensor = tensor.permute(2, 0, 1).contiguous().to(torch.float32).div(255)
-                mean, deviation = torch.as_tensor((MEAN,)), torch.as_tensor((STANDARD_DEVIATION,))  # Normalize
-                return tensor.clone().sub_(mean.view(-1, 1, 1)).div_(deviation.view(-1, 1, 1)), int(labels[index])
+                mean, deviation = (
+                    torch.as_tensor((MEAN,)),
+                    torch.as_tensor((STANDARD_DEVIATION,)),
+                )  # Normalize
+                return tensor.clone().sub_(mean.view(-1, 1, 1)).div_(deviation.view(-1, 1, 1)), int(
+                    labels[index]
+                )
 
         self.correct = self.seen = 0
         self.bar = tqdm(torch.utils.data.DataLoader(Images(), self.config.batch_size, shuffle=True))
@@ -190,7 +210,11 @@ def torch_network(config: Config) -> Any:
             modules.append(nn.Conv2d(channels, layer.conv, 1, bias=False))
         groups = layer.conv if layer.separable else 1
         channels = layer.conv if layer.separable else channels
-        modules.append(nn.Conv2d(channels, layer.conv, layer.kernel, padding=layer.padding, groups=groups, bias=False))
+        modules.append(
+            nn.Conv2d(
+                channels, layer.conv, layer.kernel, padding=layer.padding, groups=groups, bias=False
+            )
+        )
         modules += [nn.ReLU()] if layer.relu else []
         modules += [nn.BatchNorm2d(layer.conv)] if layer.batch_norm else []
         modules += [nn.Dropout(layer.dropout)] if layer.dropout else []
@@ -207,7 +231,9 @@ class Flax(Contender):
 
         super().__init__(config, dataset)
         self.network = nnx_network(config)
-        sgd = optax.sgd(config.optimizer.learning_rate, config.optimizer.momentum, config.optimizer.nesterov)
+        sgd = optax.sgd(
+            config.optimizer.learning_rate, config.optimizer.momentum, config.optimizer.nesterov
+        )
         optimizer = nnx.Optimizer(self.network, sgd, wrt=nnx.Param)
         metrics = nnx.MultiMetric(accuracy=nnx.metrics.Accuracy(), loss=nnx.metrics.Average("loss"))
         self.state = optimizer, metrics
@@ -218,7 +244,9 @@ class Flax(Contender):
 
         @nnx.jit
         def train_step(network: Any, optimizer: Any, metrics: Any, images: Any, labels: Any) -> Any:
-            (value, logits), gradient = nnx.value_and_grad(loss, has_aux=True)(network, images, labels)
+            (value, logits), gradient = nnx.value_and_grad(loss, has_aux=True)(
+                network, images, labels
+            )
             metrics.update(loss=value, logits=logits, labels=labels)
             optimizer.update(network, gradient)
             return value
@@ -263,7 +291,9 @@ def nnx_network(config: Config) -> Any:
             modules.append(conv(channels, kernel_size=(1, 1)))
         groups = layer.conv if layer.separable else 1
         channels = layer.conv if layer.separable else channels
-        modules.append(conv(channels, kernel_size=kernel, padding=layer.padding, feature_group_count=groups))
+        modules.append(
+            conv(channels, kernel_size=kernel, padding=layer.padding, feature_group_count=groups)
+        )
         modules += [nnx.relu] if layer.relu else []
         modules += [nnx.BatchNorm(layer.conv, momentum=0.9, rngs=rngs)] if layer.batch_norm else []
         modules += [nnx.Dropout(layer.dropout, rngs=rngs)] if layer.dropout else []
@@ -277,16 +307,20 @@ class Jaxdrill:
     def __init__(self, config: Config, dataset: data.Dataset) -> None:
         import jax
 
-        from jaxdrill.nn.architecture import trace
+        from jaxdrill.config.layers import infer_shapes
         from jaxdrill.training import backend, devices
         from jaxdrill.training.program import Program
 
-        backend.set_up(4 * trace(config.network)[-1].activations * config.batch_size)
+        backend.set_up(4 * infer_shapes(config.network)[-1].activations * config.batch_size)
         most = devices.most_seeds_per_device(config, jax.devices()[0])
         seeds = range(config.seed, config.seed + config.seeds)
-        self.groups = devices.plan_groups(seeds, len(jax.devices()), most, config.execution.seeds_together)
+        self.groups = devices.plan_groups(
+            seeds, len(jax.devices()), most, config.execution.seeds_together
+        )
         self.config = config.model_copy(update={"epochs": 1})
-        self.programs = {size: Program(self.config, dataset, size) for size in set(map(len, self.groups))}
+        self.programs = {
+            size: Program(self.config, dataset, size) for size in set(map(len, self.groups))
+        }
 
     def finish_compiling(self) -> None:
         for program in self.programs.values():
@@ -313,14 +347,21 @@ class Jaxdrill:
 
 
 CONTENDERS: dict[str, Callable[[Config, data.Dataset], Any]] = {
-    "notebook": Notebook, "eager": Eager, "channels_last": ChannelsLast, "compile": Compiled,
-    "compile_channels_last": CompiledChannelsLast, "flax": Flax, "jaxdrill": Jaxdrill,
-}  # fmt: skip
+    "notebook": Notebook,
+    "eager": Eager,
+    "channels_last": ChannelsLast,
+    "compile": Compiled,
+    "compile_channels_last": CompiledChannelsLast,
+    "flax": Flax,
+    "jaxdrill": Jaxdrill,
+}
 
 
 def main() -> None:
     name, step, batch_size, seeds, folder = sys.argv[1:]
-    config = recipes.load(step).model_copy(update={"batch_size": int(batch_size), "seeds": int(seeds)})
+    config = recipes.load(step).model_copy(
+        update={"batch_size": int(batch_size), "seeds": int(seeds)}
+    )
     contender = CONTENDERS[name](config, data.load("mnist", Path(folder), offline=True))
     contender.train(config.batch_size)
     print("ready", flush=True)

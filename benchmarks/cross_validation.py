@@ -17,10 +17,10 @@ import numpy as np
 
 from jaxdrill import config as recipes
 from jaxdrill import data
+from jaxdrill.config.config import Config
 from jaxdrill.errors import Parser, exit_code
-from jaxdrill.evidence import statistics
 from jaxdrill.files import write_text
-from jaxdrill.recipe import Config
+from jaxdrill.report import statistics
 from jaxdrill.runs import session, stopping
 from jaxdrill.runs.reader import read
 from jaxdrill.training import backend
@@ -40,16 +40,28 @@ def accuracies(config: Config, options: argparse.Namespace) -> np.ndarray:
 
 
 def main() -> None:
-    parser = Parser(prog="python -m benchmarks.cross_validation", description=__doc__,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("steps", nargs="+", metavar="STEP", help="as --step; each is compared with the first")
+    parser = Parser(
+        prog="python -m benchmarks.cross_validation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "steps", nargs="+", metavar="STEP", help="as --step; each is compared with the first"
+    )
     parser.add_argument("--data-dir", type=Path, help="folder of the four official idx files")
     parser.add_argument("--data", default="mnist", help="(default: mnist)")
     parser.add_argument("--folds", type=int, default=5, help="(default: 5)")
     parser.add_argument("--seeds", type=int, default=3, help="a fold (default: 3)")
     parser.add_argument("--epochs", type=int, help="(default: each recipe's own)")
-    parser.add_argument("--out", type=Path, default=Path("runs/cross_validation"), help="(default: %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="for every figure (default: figures.json in --out)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/cross_validation"), help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="for every figure (default: figures.json in --out)",
+    )
     options = parser.parse_args()
     flags = {"data": options.data, "seeds": f"{options.seeds}"}
     flags |= {"epochs": f"{options.epochs}"} if options.epochs else {}
@@ -58,14 +70,27 @@ def main() -> None:
         config = recipes.load(step, flags)
         backend.set_up_for([config])
         found = accuracies(config, options)
-        rows.append({"step": config.name, "epochs": config.epochs, "folds": found.tolist(), "mean": found.mean()})
+        rows.append(
+            {
+                "step": config.name,
+                "epochs": config.epochs,
+                "folds": found.tolist(),
+                "mean": found.mean(),
+            }
+        )
         if len(rows) > 1:  # by fold: its seeds share their images
             first = np.array(rows[0]["folds"])
             change = statistics.difference(rows[0]["step"], first.mean(axis=1), found.mean(axis=1))
-            rows[-1] |= {"difference": change.mean, "interval": change.interval, "p_value": change.p_value}
+            rows[-1] |= {
+                "difference": change.mean,
+                "interval": change.interval,
+                "p_value": change.p_value,
+            }
         write_text(options.json or options.out / "figures.json", json.dumps(rows, indent=1) + "\n")
-        print(f"{config.name}: {100 * found.mean():.3f} % over {options.folds} folds of {options.seeds} seeds; by fold",
-              ", ".join(f"{100 * each:.3f}" for each in found.mean(axis=1)))  # fmt: skip
+        print(
+            f"{config.name}: {100 * found.mean():.3f} % over {options.folds} folds of {options.seeds} seeds; by fold",
+            ", ".join(f"{100 * each:.3f}" for each in found.mean(axis=1)),
+        )
 
 
 if __name__ == "__main__":

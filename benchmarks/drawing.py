@@ -16,12 +16,22 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import browser
-from jaxdrill.deploy import page
+from jaxdrill import page
 from jaxdrill.errors import Parser, RunError, exit_code
 from jaxdrill.files import write_text
 from jaxdrill.runs.reader import read_each
 
-POINTS = [[80, 70], [140, 50], [200, 75], [190, 125], [140, 140], [200, 165], [200, 210], [140, 235], [80, 215]]
+POINTS = [
+    [80, 70],
+    [140, 50],
+    [200, 75],
+    [190, 125],
+    [140, 140],
+    [200, 165],
+    [200, 210],
+    [140, 235],
+    [80, 215],
+]
 TIMED = """
 (async () => {
   const points = POINTS.flatMap(([x, y], n, all) => n ? [0, 1, 2, 3].map((k) => {
@@ -44,17 +54,26 @@ TIMED = """
 
 
 def main() -> None:
-    parser = Parser(prog="python -m benchmarks.drawing", description=__doc__,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder, or a folder of run folders")
-    parser.add_argument("--picture", type=Path, metavar="FILE.png", help="only write what the window shows")
+    parser = Parser(
+        prog="python -m benchmarks.drawing",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN", help="run folder, or a folder of run folders"
+    )
+    parser.add_argument(
+        "--picture", type=Path, metavar="FILE.png", help="only write what the window shows"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the times into this file")
     options = parser.parse_args()
     if not browser.program():
         raise RunError("no Chromium is installed")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         file = Path(folder) / "page.html"
-        write_text(file, page.build(read_each(options.runs), page.MOST_SEEDS if options.picture else 1))
+        write_text(
+            file, page.build(read_each(options.runs), page.MOST_SEEDS if options.picture else 1)
+        )
         with browser.started(Path(folder) / "profile") as opened:
             if options.picture:
                 opened.open(file, 980, 512)
@@ -65,12 +84,23 @@ def main() -> None:
             names = opened.run("networks.map(({ name }) => name)")
             times = np.array(opened.run(TIMED.replace("POINTS", json.dumps(POINTS))))
     rows = {"networks": names, "points": len(times)}
-    for name, column in zip(("the page is busy, ms", "until all have answered, ms"), times.T, strict=True):
-        rows[name] = dict(zip(("median", "95 %", "largest"), np.percentile(column, (50, 95, 100)).round(1).tolist(),
-                              strict=True))  # fmt: skip
+    for name, column in zip(
+        ("the page is busy, ms", "until all have answered, ms"), times.T, strict=True
+    ):
+        rows[name] = dict(
+            zip(
+                ("median", "95 %", "largest"),
+                np.percentile(column, (50, 95, 100)).round(1).tolist(),
+                strict=True,
+            )
+        )
     if file := options.json:
         known = json.loads(file.read_text()) if file.exists() else []
-        write_text(file, json.dumps([*(each for each in known if each["networks"] != names), rows], indent=1) + "\n")
+        write_text(
+            file,
+            json.dumps([*(each for each in known if each["networks"] != names), rows], indent=1)
+            + "\n",
+        )
     print(json.dumps(rows, indent=1))
 
 

@@ -19,12 +19,16 @@ import numpy as np
 
 from jaxdrill import config
 from jaxdrill.errors import Parser, exit_code
-from jaxdrill.evidence import statistics
-from jaxdrill.evidence.analysis import Analysis, analyze
 from jaxdrill.files import write_text
+from jaxdrill.report import statistics
+from jaxdrill.report.analysis import Analysis, analyze
 from jaxdrill.runs.reader import Run
 
-MEAN, DEVIATION, IMAGES = 0.99, 0.0005, 10_000  # accuracy of each step without an effect, and its spread over seeds
+MEAN, DEVIATION, IMAGES = (
+    0.99,
+    0.0005,
+    10_000,
+)  # accuracy of each step without an effect, and its spread over seeds
 CHANGED = "step_6_small"  # the step that has the effect: no other step extends it
 TESTS = 10  # comparisons of a drill
 
@@ -45,17 +49,35 @@ def simulate(seeds: int, effect: float, generator: np.random.Generator) -> list[
         metadata = {"parameters": 0, "split": "test", "dataset_sha256": ""}
         nothing = np.zeros((seeds, 0), np.uint8)
         runs.append(
-            Run(Path(recipe.name), recipe, metadata, list(range(1, seeds + 1)), metrics, nothing[0], nothing, nothing,
-                None, {}, [])
-        )  # fmt: skip
+            Run(
+                Path(recipe.name),
+                recipe,
+                metadata,
+                list(range(1, seeds + 1)),
+                metrics,
+                nothing[0],
+                nothing,
+                nothing,
+                None,
+                {},
+                [],
+            )
+        )
     return analyze(runs)
 
 
 def count(drills: int, seeds: int, effect: float, seed: int) -> dict[str, Any]:
     """Count what is true and false in the analyses of simulated drills."""
     generator = np.random.default_rng([seeds, seed])
-    total = {"drills": drills, "false": 0, "found": 0, "means": 0, "means_covered": 0, "differences": 0,
-             "differences_covered": 0}  # fmt: skip
+    total = {
+        "drills": drills,
+        "false": 0,
+        "found": 0,
+        "means": 0,
+        "means_covered": 0,
+        "differences": 0,
+        "differences_covered": 0,
+    }
     detectable: list[float] = []
     for _ in range(drills):
         changes = []
@@ -85,7 +107,8 @@ def measure(drills: int, seeds: int, workers: int = 1) -> dict[str, Any]:
     parts = max(1, drills // 250)
     with ProcessPoolExecutor(workers) as pool:
         none, effect = (
-            _sum(pool.map(partial(count, drills // parts, seeds, size), range(parts))) for size in (0.0, detectable)
+            _sum(pool.map(partial(count, drills // parts, seeds, size), range(parts)))
+            for size in (0.0, detectable)
         )
     reported = np.percentile(100 * np.array(none["detectable"]), [10, 50, 90])
     return {
@@ -97,7 +120,9 @@ def measure(drills: int, seeds: int, workers: int = 1) -> dict[str, Any]:
         "detectable_points": 100 * detectable,
         "reported_detectable_points_10_50_90_percentile": reported.tolist(),
         "detected_percent": 100 * effect["found"] / effect["drills"],
-        "drills_with_a_false_verdict_beside_the_effect_percent": 100 * effect["false"] / effect["drills"],
+        "drills_with_a_false_verdict_beside_the_effect_percent": 100
+        * effect["false"]
+        / effect["drills"],
     }
 
 
@@ -107,14 +132,19 @@ def _sum(parts: Iterator[dict[str, Any]]) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = Parser(prog="python -m benchmarks.false_verdicts", description=__doc__,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = Parser(
+        prog="python -m benchmarks.false_verdicts",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--drills", type=int, default=10_000, help="(default: 10000)")
     parser.add_argument("--workers", type=int, default=2, help="(default: 2)")
     parser.add_argument("--out", type=Path, help="JSON file of the results (default: print them)")
     options = parser.parse_args(argv)
     rows = [measure(options.drills, seeds, options.workers) for seeds in (3, 10, 30)]
-    text = json.dumps({"deviation_points": 100 * DEVIATION, "tests": TESTS, "results": rows}, indent=1)
+    text = json.dumps(
+        {"deviation_points": 100 * DEVIATION, "tests": TESTS, "results": rows}, indent=1
+    )
     print(text)
     if options.out:
         write_text(options.out, text + "\n")

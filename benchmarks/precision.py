@@ -14,8 +14,8 @@ import jax
 from jax import lax
 
 from jaxdrill import config as recipes
-from jaxdrill.evidence import statistics
 from jaxdrill.nn import convolution, modules
+from jaxdrill.report import statistics
 from jaxdrill.runs import session, stopping
 from jaxdrill.runs.reader import read
 from jaxdrill.training import backend
@@ -49,7 +49,9 @@ def main() -> None:
     parser.add_argument("--step", default="5", help="(default: 5)")
     parser.add_argument("--seeds", type=int, default=3, help="(default: 3)")
     parser.add_argument("--epochs", type=int, default=20, help="(default: 20)")
-    parser.add_argument("--out", type=Path, default=Path("runs/precision"), help="(default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/precision"), help="(default: %(default)s)"
+    )
     options = parser.parse_args()
     flags = {"seeds": f"{options.seeds}", "epochs": f"{options.epochs}", "data": options.data}
     config, accuracies = recipes.load(options.step, flags), {}
@@ -58,12 +60,21 @@ def main() -> None:
         modules.convolve = form
         with stopping.stop_on_signal() as stop:
             command = ["python", "-m", "benchmarks.precision"]
-            folder = session.train(config, options.out / name, stop, options.data_dir, command=command)
+            folder = session.train(
+                config, options.out / name, stop, options.data_dir, command=command
+            )
         accuracies[name] = read(folder).metrics["accuracy"][:, -1]
     change = statistics.difference("float32", accuracies["float32"], accuracies["bfloat16"])
-    report = {"step": config.name, "epochs": config.epochs, "seeds": change.seeds,
-              "accuracy": {name: values.tolist() for name, values in accuracies.items()}, "difference": change.mean,
-              "interval": change.interval, "p_value": change.p_value, "verdict": change.verdict}  # fmt: skip
+    report = {
+        "step": config.name,
+        "epochs": config.epochs,
+        "seeds": change.seeds,
+        "accuracy": {name: values.tolist() for name, values in accuracies.items()},
+        "difference": change.mean,
+        "interval": change.interval,
+        "p_value": change.p_value,
+        "verdict": change.verdict,
+    }
     (options.out / "precision.json").write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report))
 

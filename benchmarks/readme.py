@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import compare
-from jaxdrill.evidence import plots
-from jaxdrill.evidence.analysis import group_runs
-from jaxdrill.evidence.page import summary
 from jaxdrill.files import write_text
+from jaxdrill.report import plots
+from jaxdrill.report.analysis import group_runs
+from jaxdrill.report.page import summary
 from jaxdrill.runs.reader import read_all
 
 RESULTS, README, PICTURE = Path("results"), Path("README.md"), Path("docs/ladder.svg")
@@ -35,14 +35,21 @@ def with_tables(text: str, tables: list[str]) -> str:
 
 def speed_table(found: Mapping[str, Any]) -> str:
     """Return the table of docs/speed.md, of what `benchmarks.compare` wrote: other seconds divided by jaxdrill's."""
-    rows = [(f"training step, network of {key.replace('_', ' ', 1)}", each, 1000 / each["steps"], "ms")
-            for key, each in sorted(found["training_steps"].items())]  # fmt: skip
+    rows = [
+        (f"training step, network of {key.replace('_', ' ', 1)}", each, 1000 / each["steps"], "ms")
+        for key, each in sorted(found["training_steps"].items())
+    ]
     rows.append(("epoch of step 5", found["epochs"]["step_5"], 1, "s"))
-    lines = [f"| | jaxdrill | {' | '.join(compare.PYTORCH)} | best |", "| --- " + "| --: " * 6 + "|"]
+    lines = [
+        f"| | jaxdrill | {' | '.join(compare.PYTORCH)} | best |",
+        "| --- " + "| --: " * 6 + "|",
+    ]
     for title, result, scale, unit in rows:
         ratios = [f"{result[name]['ratio']:.2f}" for name in compare.PYTORCH]
         best = result[result["best_pytorch"]]
-        spread = f"**{best['ratio']:.2f}** ({best['lowest_ratio']:.2f} to {best['highest_ratio']:.2f})"
+        spread = (
+            f"**{best['ratio']:.2f}** ({best['lowest_ratio']:.2f} to {best['highest_ratio']:.2f})"
+        )
         lines.append(
             f"| {title} | {result['jaxdrill']['median'] * scale:.1f} {unit} | {' | '.join(ratios)} | {spread} |"
         )
@@ -52,7 +59,9 @@ def speed_table(found: Mapping[str, Any]) -> str:
 def main() -> None:
     runs = group_runs(read_all([RESULTS]))[0]
     write_text(PICTURE, plots.ladder(runs, 8.5).replace(">", f">{COLOURS}", 1))
-    write_text(README, with_tables(README.read_text(encoding="utf-8"), summary([RESULTS]).split("\n\n")))
+    write_text(
+        README, with_tables(README.read_text(encoding="utf-8"), summary([RESULTS]).split("\n\n"))
+    )
     table = speed_table(json.loads(MEASURED.read_text()))
     write_text(SPEED, with_tables(SPEED.read_text(encoding="utf-8"), [table]))
 

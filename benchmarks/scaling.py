@@ -37,14 +37,28 @@ def epoch_seconds(devices: int, processes: int, seeds: int, folder: Path) -> flo
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{listener.getsockname()[1]}"
-    command = [sys.executable, "-m", "jaxdrill.main", "--step", "5", "--data", "digits", "--epochs", "3"]
+    command = [
+        sys.executable,
+        "-m",
+        "jaxdrill.main",
+        "--step",
+        "5",
+        "--data",
+        "digits",
+        "--epochs",
+        "3",
+    ]
     command += ["--seeds", f"{seeds}", "--batch-size", "256", "--workdir", f"{folder}"]
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": f"{devices}", "JAX_PLATFORMS": "cpu"}
     started = [
-        subprocess.Popen(command + (["--distributed", f"{address},{n},{processes}"] if processes > 1 else []),
-                         env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.Popen(
+            command + (["--distributed", f"{address},{n},{processes}"] if processes > 1 else []),
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         for n in range(processes)
-    ]  # fmt: skip
+    ]
     if any(process.wait() for process in started):
         raise RuntimeError(f"{processes} process(es) of {devices} device(s) did not train")
     return min(row["seconds"] for row in read_rows(folder)[0])
@@ -53,9 +67,15 @@ def epoch_seconds(devices: int, processes: int, seeds: int, folder: Path) -> flo
 def write_seconds(seeds: int, folder: Path) -> dict[str, Any]:
     """What the files of so many seeds of step 5 take: a checkpoint, and after the last epoch the predictions."""
     recipe = config.load("5")
-    state = make_state(recipe, make_optimizer(recipe.optimizer, lambda step: 0.01), jax.random.key(1))
+    state = make_state(
+        recipe, make_optimizer(recipe.optimizer, lambda step: 0.01), jax.random.key(1)
+    )
     arrays = {name: np.repeat(a[None], seeds, axis=0) for name, a in named(state).items()}
-    rows = [{"seed": seed, "epoch": epoch, "test_accuracy": 0.99} for seed in range(seeds) for epoch in range(20)]
+    rows = [
+        {"seed": seed, "epoch": epoch, "test_accuracy": 0.99}
+        for seed in range(seeds)
+        for epoch in range(20)
+    ]
     began = time.perf_counter()
     Checkpoints(folder).save(1, arrays, {"seeds": list(range(seeds)), "rows": rows})
     saved = time.perf_counter()
@@ -63,14 +83,20 @@ def write_seconds(seeds: int, folder: Path) -> dict[str, Any]:
     write_predictions(folder, 1, 19, np.zeros(10_000, np.uint8), logits, (0, 10_000))
     each = time.perf_counter() - saved
     size = (folder / "step_1.safetensors").stat().st_size
-    return {"seeds": seeds, "checkpoint_bytes": size, "checkpoint_seconds": round(saved - began, 3),
-            "predictions_seconds": round(seeds * each, 3)}  # fmt: skip
+    return {
+        "seeds": seeds,
+        "checkpoint_bytes": size,
+        "checkpoint_seconds": round(saved - began, 3),
+        "predictions_seconds": round(seeds * each, 3),
+    }
 
 
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure into this file")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write every figure into this file"
+    )
     options = parser.parse_args()
     rows, written = [], []
     for seeds in (1, 16, 256):
@@ -81,7 +107,14 @@ def main() -> None:
         for devices, processes in SHAPES:
             with tempfile.TemporaryDirectory() as folder:
                 seconds = epoch_seconds(devices, processes, seeds, Path(folder) / "run")
-            rows.append({"seeds": seeds, "devices": devices, "processes": processes, "epoch_seconds": seconds})
+            rows.append(
+                {
+                    "seeds": seeds,
+                    "devices": devices,
+                    "processes": processes,
+                    "epoch_seconds": seconds,
+                }
+            )
             print(rows[-1], flush=True)
     if options.json:
         found = {"cores": cores(), "epochs": rows, "written": written}

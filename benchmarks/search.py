@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxdrill import config as recipes
+from jaxdrill.config.config import Config
+from jaxdrill.config.layers import count_parameters, infer_shapes
 from jaxdrill.errors import Parser, UsageError, exit_code, nearest
 from jaxdrill.files import write_text
-from jaxdrill.nn.architecture import count_parameters, trace
-from jaxdrill.recipe import Config
 
 KEYS = {"recipe", "choices", "rungs", "draw", "parameters_below", "hold_out", "data"}
 
@@ -35,9 +35,18 @@ def proposals(space: dict[str, Any], source: str) -> Iterator[Config]:
     Raises:
         UsageError: the space names no choices, or a recipe that is wrong.
     """
-    for key in [*sorted(set(space) - KEYS), *(key for key in ("choices", "rungs") if not space.get(key))]:
-        raise UsageError(f"{source}{key} is {'missing' if key in KEYS else 'unknown' + nearest(key, KEYS)}")
-    fixed = {"hold_out": space.get("hold_out", 10_000), "data": space.get("data", "mnist"), "evaluate_on": "validation"}
+    for key in [
+        *sorted(set(space) - KEYS),
+        *(key for key in ("choices", "rungs") if not space.get(key)),
+    ]:
+        raise UsageError(
+            f"{source}{key} is {'missing' if key in KEYS else 'unknown' + nearest(key, KEYS)}"
+        )
+    fixed = {
+        "hold_out": space.get("hold_out", 10_000),
+        "data": space.get("data", "mnist"),
+        "evaluate_on": "validation",
+    }
     base = recipes.load(space.get("recipe", "5")).model_dump(mode="json", exclude={"name"})
     named = [
         values.items() if isinstance(values, dict) else [(f"{value}", value) for value in values]
@@ -65,15 +74,21 @@ def trained(config: Config, folder: Path, data_dir: Path | None) -> dict[str, An
     backend.set_up_for([config])
     with stopping.stop_on_signal() as stop:
         session.train(config, folder, stop, data_dir, command=["python", "-m", "benchmarks.search"])
-    run, end = read(folder), trace(config.network)[-1]
+    run, end = read(folder), infer_shapes(config.network)[-1]
     # A later rung may have added seeds.
     metrics = {name: values[: config.seeds] for name, values in run.metrics.items()}
     accuracies, losses = metrics["accuracy"][:, -1], metrics["loss"][:, -1]
     return {
-        "name": config.name, "epochs": run.epochs, "seeds": run.seeds[: config.seeds], "parameters": end.parameters,
-        "operations": end.operations, "accuracies": accuracies.tolist(), "accuracy": float(accuracies.mean()),
-        "loss": float(losses.mean()), "seconds": round(float(metrics["seconds"].sum(1).mean()), 1),
-    }  # fmt: skip
+        "name": config.name,
+        "epochs": run.epochs,
+        "seeds": run.seeds[: config.seeds],
+        "parameters": end.parameters,
+        "operations": end.macs,
+        "accuracies": accuracies.tolist(),
+        "accuracy": float(accuracies.mean()),
+        "loss": float(losses.mean()),
+        "seconds": round(float(metrics["seconds"].sum(1).mean()), 1),
+    }
 
 
 def search(path: Path, out: Path, results: Path, data_dir: Path | None) -> None:
@@ -99,10 +114,14 @@ def search(path: Path, out: Path, results: Path, data_dir: Path | None) -> None:
         found: list[tuple[float, Config]] = []
         for config in configs:
             config = config.model_copy(update=rung)
-            folder = out / path.stem / f"{config.epochs}_{config.name}"  # a rung of only more seeds goes on in it
+            folder = (
+                out / path.stem / f"{config.epochs}_{config.name}"
+            )  # a rung of only more seeds goes on in it
             rows.append({"rung": number} | trained(config, folder, data_dir))
             found.append((-rows[-1]["accuracy"], config))
-            write_text(results / f"{path.stem}.json", json.dumps({"about": about, "rows": rows}, indent=1))
+            write_text(
+                results / f"{path.stem}.json", json.dumps({"about": about, "rows": rows}, indent=1)
+            )
         found.sort(key=lambda each: each[0])
         configs = [config for _, config in found[: -(-len(found) // 2)]]
     print(table(rows))
@@ -110,8 +129,10 @@ def search(path: Path, out: Path, results: Path, data_dir: Path | None) -> None:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Results as a Markdown table, the best of the last rung first."""
-    lines = ["| recipe | parameters | operations | epochs | seeds | validation % | of each seed | loss | s a seed |",
-             "|---|--:|--:|--:|--:|--:|---|--:|--:|"]  # fmt: skip
+    lines = [
+        "| recipe | parameters | operations | epochs | seeds | validation % | of each seed | loss | s a seed |",
+        "|---|--:|--:|--:|--:|--:|---|--:|--:|",
+    ]
     for row in sorted(rows, key=lambda row: (-row.get("rung", 1), -row["accuracy"])):
         each = ", ".join(f"{100 * accuracy:.2f}" for accuracy in row["accuracies"])
         lines.append(
@@ -136,17 +157,33 @@ and evaluated on those; the test images had no part in it. Seconds are those of 
 
 
 def main() -> None:
-    parser = Parser(prog="python -m benchmarks.search", description=__doc__,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("space", type=Path, nargs="*", metavar="SPACE.toml", help="none: only write --frontier")
+    parser = Parser(
+        prog="python -m benchmarks.search",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "space", type=Path, nargs="*", metavar="SPACE.toml", help="none: only write --frontier"
+    )
     parser.add_argument("--data-dir", type=Path, help="folder of the four official idx files")
-    parser.add_argument("--out", type=Path, default=Path("runs/search"), metavar="FOLDER",
-                        help="for the run folders (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--results", type=Path, metavar="FOLDER", help="for the results (default: that of --out)")
-    parser.add_argument("--frontier", type=Path, metavar="FILE.md", help="write the tables of all --results into it")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/search"),
+        metavar="FOLDER",
+        help="for the run folders (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--results", type=Path, metavar="FOLDER", help="for the results (default: that of --out)"
+    )
+    parser.add_argument(
+        "--frontier", type=Path, metavar="FILE.md", help="write the tables of all --results into it"
+    )
     options = parser.parse_args()
     if not options.space and not options.frontier:
-        raise UsageError("there is nothing to do. Name a SPACE.toml, or a file for the tables with --frontier.")
+        raise UsageError(
+            "there is nothing to do. Name a SPACE.toml, or a file for the tables with --frontier."
+        )
     results = options.results or options.out
     for path in options.space:
         search(path, options.out, results, options.data_dir)

@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxdrill import data
+from jaxdrill import data, weights
 from jaxdrill.errors import Parser, exit_code
-from jaxdrill.evidence import statistics
 from jaxdrill.files import write_text
-from jaxdrill.runs import weights
+from jaxdrill.report import statistics
 from jaxdrill.runs.reader import Run, read_all
 from jaxdrill.training.lowering import training_subset
 
@@ -28,7 +27,10 @@ BATCH = 1000
 def accuracy(folder: Path, seed: int, images: np.ndarray, labels: np.ndarray) -> float:
     """Return the fraction of images uint8[N, 28, 28, 1] that a seed's network classifies correctly."""
     network = weights.load(folder, seed)
-    predicted = [network(images[first : first + BATCH]).argmax(axis=-1) for first in range(0, len(labels), BATCH)]
+    predicted = [
+        network(images[first : first + BATCH]).argmax(axis=-1)
+        for first in range(0, len(labels), BATCH)
+    ]
     return float(np.mean(np.concatenate(predicted) == labels))
 
 
@@ -39,16 +41,30 @@ def measure(run: Run, images: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     test = run.metrics["accuracy"][[run.seeds.index(seed) for seed in seeds], -1]
     gap = statistics.summary(train - test, low=-1)
     interval = [round(100 * end, 3) for end in gap.interval] if gap.interval else None
-    return {"step": run.name, "seeds": seeds, "train_percent": np.round(100 * train, 3).tolist(),
-            "test_percent": np.round(100 * test, 3).tolist(), "gap_points": round(100 * gap.mean, 3),
-            "interval": interval}  # fmt: skip
+    return {
+        "step": run.name,
+        "seeds": seeds,
+        "train_percent": np.round(100 * train, 3).tolist(),
+        "test_percent": np.round(100 * test, 3).tolist(),
+        "gap_points": round(100 * gap.mean, 3),
+        "interval": interval,
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = Parser(prog="python -m benchmarks.training_gap", description=__doc__,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("runs", nargs="*", type=Path, default=[Path("results")], metavar="RUN",
-                        help="run folder, or a folder of run folders (default: results)")  # fmt: skip
+    parser = Parser(
+        prog="python -m benchmarks.training_gap",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "runs",
+        nargs="*",
+        type=Path,
+        default=[Path("results")],
+        metavar="RUN",
+        help="run folder, or a folder of run folders (default: results)",
+    )
     parser.add_argument("--data", default="mnist", help="(default: mnist)")
     parser.add_argument("--data-dir", type=Path, help="folder of the four official idx files")
     parser.add_argument("--out", type=Path, help="JSON file of the results (default: print them)")

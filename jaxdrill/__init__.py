@@ -68,7 +68,9 @@ def train(
     from jaxdrill.runs import session, stopping
 
     if f"{step}" == "all":
-        raise errors.UsageError("train() trains one step, and step is all. Call it for each name of config.steps().")
+        raise errors.UsageError(
+            "train() trains one step, and step is all. Call it for each name of config.steps()."
+        )
     flags = {name.replace("__", "."): _plain(value) for name, value in fields.items()}
     config.check_names(flags, _as_argument, ("workdir", "data_dir", "offline", "restart"))
     recipe = config.load(f"{step}", flags, _as_argument)
@@ -78,8 +80,15 @@ def train(
         command += [config.as_flag(name), text] if value is not None else []
     command += ["--offline"] if offline else []
     with stopping.stop_on_signal() as stop:
-        return session.train(recipe, Path(workdir) if workdir else None, stop, Path(data_dir) if data_dir else None,
-                             offline, command, restart=restart)  # fmt: skip
+        return session.train(
+            recipe,
+            Path(workdir) if workdir else None,
+            stop,
+            Path(data_dir) if data_dir else None,
+            offline,
+            command,
+            restart=restart,
+        )
 
 
 def load(run: str | Path, seed: int | None = None) -> Callable[[Any], Any]:
@@ -88,13 +97,15 @@ def load(run: str | Path, seed: int | None = None) -> Callable[[Any], Any]:
     The images must look as the training images did (MNIST's: light on dark, scaled and centred). Pictures of other
     kinds are prepared by `jaxdrill.predict`. See `runs.weights.load`.
     """
-    from jaxdrill.runs import weights
+    from jaxdrill import weights
 
     return weights.load(Path(run), seed)
 
 
 def write_report(
-    runs: str | Path | Sequence[str | Path] = "runs", out: str | Path | None = None, detect: float | None = None
+    runs: str | Path | Sequence[str | Path] = "runs",
+    out: str | Path | None = None,
+    detect: float | None = None,
 ) -> Path:
     """Write report.html and report.md of runs, as `python -m jaxdrill.report` does.
 
@@ -114,7 +125,9 @@ def write_report(
 
     paths = [Path(run) for run in ([runs] if isinstance(runs, str | os.PathLike) else runs)]
     if not paths:
-        raise errors.UsageError("runs is empty. Pass a run folder, or a folder that contains run folders.")
+        raise errors.UsageError(
+            "runs is empty. Pass a run folder, or a folder that contains run folders."
+        )
     return report.write_report(paths, Path(out) if out else None, detect)
 
 

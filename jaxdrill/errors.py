@@ -10,7 +10,9 @@ from types import MappingProxyType
 from typing import Any, NoReturn, TextIO
 
 LONGEST = 2000  # characters of an error's line
-LOGGER = logging.getLogger("jaxdrill")  # Every message goes through it, so a library user can silence or redirect them.
+LOGGER = logging.getLogger(
+    "jaxdrill"
+)  # Every message goes through it, so a library user can silence or redirect them.
 
 
 class UsageError(Exception):
@@ -42,7 +44,9 @@ class Stopped(Exception):
 class Parser(argparse.ArgumentParser):
     """argparse with `--version`, errors of one line that name the closest valid word, and help without colors."""
 
-    words: Mapping[str, str] = MappingProxyType({})  # what to type instead of a word that is not a flag
+    words: Mapping[str, str] = MappingProxyType(
+        {}
+    )  # what to type instead of a word that is not a flag
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         from jaxdrill import __version__
@@ -50,7 +54,9 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*arguments, **named)
         self.color = False  # Python 3.14 would add escape codes, which `printable` shows as text
         about = "print the version and exit"
-        self.add_argument("--version", action="version", version=f"jaxdrill {__version__}", help=about)
+        self.add_argument(
+            "--version", action="version", version=f"jaxdrill {__version__}", help=about
+        )
 
     def parse_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Return the options, as argparse does.
@@ -61,9 +67,14 @@ class Parser(argparse.ArgumentParser):
         arguments = list(sys.argv[1:] if args is None else args)
         try:
             options, unknown = self.parse_known_args(arguments, namespace)
-        except UsageError:  # A required flag is missing, too, if it was misspelt: name the word that was typed.
+        except (
+            UsageError
+        ):  # A required flag is missing, too, if it was misspelt: name the word that was typed.
             flags = [word for word in arguments if word.startswith("--") and word != "--"]
-            options, unknown = None, [word for word in flags if word.split("=")[0] not in self._option_string_actions]
+            options, unknown = (
+                None,
+                [word for word in flags if word.split("=")[0] not in self._option_string_actions],
+            )
             if not unknown:
                 raise
         if unknown:
@@ -105,7 +116,9 @@ def exit_code(command: Callable[[], None]) -> int:
     except OSError as error:
         if isinstance(error, BrokenPipeError) and error.filename is None:
             return 0
-        return print_error(f"{error.filename}: {error.strerror}" if error.filename else f"{error}", 1)
+        return print_error(
+            f"{error.filename}: {error.strerror}" if error.filename else f"{error}", 1
+        )
     except MemoryError:
         return print_error("the memory is too small", 1)
     except KeyboardInterrupt:
@@ -148,7 +161,9 @@ def is_terminal(stream: TextIO | None) -> bool:
 
 def shows_progress() -> bool:
     """Return True if moving lines are shown: on a terminal or in a notebook, unless the user silenced the logger."""
-    return LOGGER.isEnabledFor(logging.INFO) and (is_terminal(sys.stderr) or "ipykernel" in sys.modules)
+    return LOGGER.isEnabledFor(logging.INFO) and (
+        is_terminal(sys.stderr) or "ipykernel" in sys.modules
+    )
 
 
 class _Terminal(logging.Handler):
@@ -200,7 +215,9 @@ def show(*lines: str) -> None:
     if error := write(sys.stdout, "\n".join(map(printable, lines)) + "\n"):
         if isinstance(error, BrokenPipeError):
             raise error
-        raise RunError(f"The output cannot be written: {getattr(error, 'strerror', None) or error}.") from error
+        raise RunError(
+            f"The output cannot be written: {getattr(error, 'strerror', None) or error}."
+        ) from error
 
 
 def write(stream: TextIO | None, text: str) -> Exception | None:
@@ -219,7 +236,11 @@ def write(stream: TextIO | None, text: str) -> Exception | None:
     try:
         stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         stream.flush()
-    except (OSError, ValueError, RuntimeError) as error:  # closed; or a signal handler interrupts another write
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # closed; or a signal handler interrupts another write
         return error
 
 
@@ -260,7 +281,9 @@ def closest(word: str, words: Iterable[str]) -> str | None:
             last.setdefault(inner, original)
     for name, original in last.items():
         parts = name.split("-")
-        if set(end.split("-")) <= set(parts) or (len(parts) > 1 and end == "".join(part[:1] for part in parts)):
+        if set(end.split("-")) <= set(parts) or (
+            len(parts) > 1 and end == "".join(part[:1] for part in parts)
+        ):
             return original
     name = close(typed, names := last | full, 0.5)
     return names[name] if name else None

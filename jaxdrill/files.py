@@ -49,7 +49,9 @@ def write_bytes(path: Path, content: bytes) -> bool:
         with temporary.open("wb") as file:
             if target.exists():
                 shutil.copymode(target, temporary)
-                with suppress(OSError, AttributeError):  # only root may give files away; Windows has no owners
+                with suppress(
+                    OSError, AttributeError
+                ):  # only root may give files away; Windows has no owners
                     os.chown(temporary, target.stat().st_uid, target.stat().st_gid)
             file.write(content)
             file.flush()
@@ -60,7 +62,9 @@ def write_bytes(path: Path, content: bytes) -> bool:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise OSError(error.errno, error.strerror, f"{path}") from error  # `write` names no file
+            raise OSError(
+                error.errno, error.strerror, f"{path}"
+            ) from error  # `write` names no file
         raise
 
 

@@ -13,8 +13,8 @@ from shutil import get_terminal_size
 from typing import TYPE_CHECKING
 
 from jaxdrill import config as recipe
+from jaxdrill.config.schema import describe
 from jaxdrill.errors import CheckFailed, Parser, UsageError, exit_code, say, show
-from jaxdrill.schema import describe
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,23 +43,39 @@ def _train(arguments: list[str]) -> None:
     from jaxdrill.runs.stopping import stop_on_signal
     from jaxdrill.training import backend, processes
 
-    command = ["python", "-m", "jaxdrill.main", *(argument for argument in arguments if argument != "--restart")]
+    command = [
+        "python",
+        "-m",
+        "jaxdrill.main",
+        *(argument for argument in arguments if argument != "--restart"),
+    ]
     workdir = None if several else options.workdir
     parent = options.workdir if several and options.workdir else Path("runs")
 
     def trained() -> None:
         backend.set_up_for(configs)
         with stop_on_signal() as stop:
-            folders = [train(config, workdir, stop, options.data_dir, options.offline, command, parent, options.restart)
-                       for config in configs]  # fmt: skip
+            folders = [
+                train(
+                    config,
+                    workdir,
+                    stop,
+                    options.data_dir,
+                    options.offline,
+                    command,
+                    parent,
+                    options.restart,
+                )
+                for config in configs
+            ]
         if processes.is_first():
-            from jaxdrill.evidence.page import summary  # here, so that training need not wait for it
+            from jaxdrill.report.page import summary  # here, so that training need not wait for it
 
             report = ["python", "-m", "jaxdrill.report", f"{parent if several else folders[0]}"]
             width = get_terminal_size((100, 24)).columns
             say("", *summary(folders, width).splitlines(), "", f"report: {shlex.join(report)}")
 
-    processes.together(options.distributed, trained)
+    processes.run_distributed(options.distributed, trained)
 
 
 def _verify(arguments: list[str]) -> None:
@@ -68,7 +84,9 @@ def _verify(arguments: list[str]) -> None:
     about += "times, and compares every bit. Exits with 0 if all are equal, else with 3."
     parser = Parser(prog="python -m jaxdrill.main verify", description=about, allow_abbrev=False)
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
-    parser.add_argument("--epochs", type=int, default=2, metavar="N", help="how many epochs (default: 2)")
+    parser.add_argument(
+        "--epochs", type=int, default=2, metavar="N", help="how many epochs (default: 2)"
+    )
     parser.add_argument("--data-dir", type=Path, help="folder with four idx files, as for training")
     parser.add_argument("--offline", action="store_true", help="make no network call")
     options = parser.parse_args(arguments)
@@ -88,12 +106,27 @@ def _check(arguments: list[str]) -> None:
     about = "Exits with 0 if the accuracy after the last epoch, the mean over the seeds, is at least a minimum in each "
     about += "run, else with 3."
     parser = Parser(prog="python -m jaxdrill.main check", description=about, allow_abbrev=False)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder, or a folder of run folders")
-    parser.add_argument("--min-accuracy", type=_fraction, required=True, metavar="X", help="from 0 to 1, such as 0.994")
-    parser.add_argument("--confident", action="store_true",
-                        help="a one-sided t-test over the seeds must show, too, that the mean is above X")  # fmt: skip
-    parser.add_argument("--alpha", type=_fraction, metavar="X",
-                        help="the test's p-value must be below this; implies --confident (default: 0.05)")  # fmt: skip
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="run folder, or a folder of run folders"
+    )
+    parser.add_argument(
+        "--min-accuracy",
+        type=_fraction,
+        required=True,
+        metavar="X",
+        help="from 0 to 1, such as 0.994",
+    )
+    parser.add_argument(
+        "--confident",
+        action="store_true",
+        help="a one-sided t-test over the seeds must show, too, that the mean is above X",
+    )
+    parser.add_argument(
+        "--alpha",
+        type=_fraction,
+        metavar="X",
+        help="the test's p-value must be below this; implies --confident (default: 0.05)",
+    )
     options = parser.parse_args(arguments)
     confident = options.confident or options.alpha is not None
     alpha = (0.05 if options.alpha is None else options.alpha) if confident else None
@@ -122,7 +155,7 @@ def _compare(accuracies: "np.ndarray", minimum: float, alpha: float | None) -> t
     Returns:
         Whether the run passes, and what was found, in words.
     """
-    from jaxdrill.evidence import statistics
+    from jaxdrill.report import statistics
 
     mean, seeds = accuracies.mean(), len(accuracies)
     measured = f"{100 * mean:g} % over {seeds} seed{'s' if seeds > 1 else ''}"
@@ -133,8 +166,15 @@ def _compare(accuracies: "np.ndarray", minimum: float, alpha: float | None) -> t
         return True, f"{measured}, at least {wanted}"
     p_value = statistics.above(accuracies, minimum)
     if p_value is None:
-        why = "all seeds are equal" if seeds >= statistics.MIN_SEEDS else "a test needs at least 3 seeds"
-        return False, f"{measured}; whether the mean is above {wanted} is inconclusive: {why}. Train more --seeds"
+        why = (
+            "all seeds are equal"
+            if seeds >= statistics.MIN_SEEDS
+            else "a test needs at least 3 seeds"
+        )
+        return (
+            False,
+            f"{measured}; whether the mean is above {wanted} is inconclusive: {why}. Train more --seeds",
+        )
     test = f"p = {p_value:.2g}, alpha = {alpha:g}"
     if p_value >= alpha:
         return False, f"{measured}; the mean is not shown to be above {wanted} ({test})"
@@ -159,7 +199,11 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     others = "other commands: python -m jaxdrill.main check RUN --min-accuracy X and verify RUN; python -m "
     others += "jaxdrill.report, predict, export and page, each with --help"
     parser = Parser(
-        prog="python -m jaxdrill.main", description=about, epilog=others, allow_abbrev=False, add_help=False
+        prog="python -m jaxdrill.main",
+        description=about,
+        epilog=others,
+        allow_abbrev=False,
+        add_help=False,
     )
     steps = [name.removeprefix("step_") for name in recipe.steps()]
     files = {word: word for word in arguments if word.endswith(".toml")}
@@ -172,25 +216,38 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     named, _ = parser.parse_known_args(arguments)
     parser.add_argument("--help", "-h", action="help", help="show this and exit")
     parser.add_argument(
-        "--workdir", type=Path, help="run folder (default: runs/NAME, or runs/NAME_DATA; with all: folder of all runs)"
+        "--workdir",
+        type=Path,
+        help="run folder (default: runs/NAME, or runs/NAME_DATA; with all: folder of all runs)",
     )
-    parser.add_argument("--data-dir", type=Path, help="folder with four idx files: the official ones, or your own")
-    parser.add_argument("--offline", action="store_true", help="make no network call")
-    parser.add_argument("--restart", action="store_true", help="begin afresh; the old run folder gets another name")
     parser.add_argument(
-        "--distributed", nargs="?", const="auto", metavar="WHERE",
+        "--data-dir", type=Path, help="folder with four idx files: the official ones, or your own"
+    )
+    parser.add_argument("--offline", action="store_true", help="make no network call")
+    parser.add_argument(
+        "--restart", action="store_true", help="begin afresh; the old run folder gets another name"
+    )
+    parser.add_argument(
+        "--distributed",
+        nargs="?",
+        const="auto",
+        metavar="WHERE",
         help="be one of several processes: as SLURM, Open MPI, Kubernetes or Cloud TPU say, or HOST:PORT,NUMBER,COUNT, "
         "the address of process 0, this one's number from 0, and how many",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--dry-run", action="store_true", help="print the resolved recipe and the layer table, and exit"
+        "--dry-run",
+        action="store_true",
+        help="print the resolved recipe and the layer table, and exit",
     )
     shown = recipe.resolve("5" if named.step == "all" else named.step)
     fields = {name: (info, value) for name, info, value in recipe.options(shown)}
     group = parser.add_argument_group(f"recipe (defaults of {shown.name})")
     for name, (info, value) in fields.items():
         about = f"{describe(info)} (default: {value})".replace("%", "%%")
-        group.add_argument(_flag(name), dest=name, metavar="X", help=about, default=argparse.SUPPRESS)
+        group.add_argument(
+            _flag(name), dest=name, metavar="X", help=about, default=argparse.SUPPRESS
+        )
     options = parser.parse_args(arguments)
     return options, {name: text for name, text in vars(options).items() if name in fields}
 
@@ -199,15 +256,21 @@ _flag = recipe.as_flag
 
 
 def _dry_run(configs: Sequence[recipe.Config]) -> None:
-    from jaxdrill.nn.architecture import layer_table
+    from jaxdrill.config.layers import layer_table
 
     for config in configs:
-        fields = [f"  {_flag(name)} {shlex.quote(f'{value}')}" for name, _, value in recipe.options(config)]
+        fields = [
+            f"  {_flag(name)} {shlex.quote(f'{value}')}"
+            for name, _, value in recipe.options(config)
+        ]
         show(config.name, *fields)
         rows = layer_table(config.network)
         show(f"  {'layer':42} {'output':>12} {'receptive field':>16} {'parameters':>11}")
         for row in rows:
-            output, field = f"{row.side}x{row.side}x{row.channels}", f"{row.receptive_field}x{row.receptive_field}"
+            output, field = (
+                f"{row.side}x{row.side}x{row.channels}",
+                f"{row.receptive_field}x{row.receptive_field}",
+            )
             show(f"  {row.layer:42} {output:>12} {field:>16} {row.parameters:11,}")
         show(f"  {'total':42} {'':12} {'':16} {sum(row.parameters for row in rows):11,}")
 

@@ -18,7 +18,8 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 from runs_in_parts import command, copy, finished  # noqa: E402, F401
 from runs_on_disk import drill  # noqa: E402, F401
 
-from jaxdrill import config, data, embedded  # noqa: E402
+from jaxdrill import config, data  # noqa: E402
+from jaxdrill.data import embedded
 
 ROOT = Path(__file__).parent.parent
 TINY = """
@@ -79,7 +80,9 @@ def all_digits() -> data.Dataset:
 @pytest.fixture(scope="session")
 def digits(all_digits) -> data.Dataset:
     """Each of the 1,437 training digits once: three steps an epoch of `tiny`."""
-    few = {key: getattr(all_digits, key)[:1437] for key in ("train_images", "train_labels", "groups")}
+    few = {
+        key: getattr(all_digits, key)[:1437] for key in ("train_images", "train_labels", "groups")
+    }
     return replace(all_digits, **few)
 
 
@@ -114,7 +117,9 @@ def small_files(tmp_path, monkeypatch) -> Path:
         values = generator.integers(0, 256 if images else 10, shape, dtype=np.uint8)
         content = gzip.compress(idx_bytes(values))
         (folder / file).write_bytes(content)
-        info = UrlInfo(size=len(content), checksum=hashlib.sha256(content).hexdigest(), filename=file)
+        info = UrlInfo(
+            size=len(content), checksum=hashlib.sha256(content).hexdigest(), filename=file
+        )
         registered[file] = (f"http://127.0.0.1:9/{file}", info)
     monkeypatch.setattr(data, "_registered", lambda name: registered)
     return folder

@@ -7,7 +7,9 @@ ANSWERED = "(document.getElementById('said').textContent !== '')"
 def canvas_box(opened) -> tuple[float, float, float]:
     """Return the left, top and width of the canvas in the window."""
     opened.run("window.scrollTo(0, 0)")
-    return tuple(opened.run("(({left, top, width}) => [left, top, width])(canvas.getBoundingClientRect())"))
+    return tuple(
+        opened.run("(({left, top, width}) => [left, top, width])(canvas.getBoundingClientRect())")
+    )
 
 
 def draw(opened, points, wait: bool = True) -> None:
@@ -22,4 +24,6 @@ def draw(opened, points, wait: bool = True) -> None:
         opened.mouse("Moved", *place)
     opened.mouse("Released", *places[-1])
     if wait:
-        opened.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        opened.run(
+            "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        )

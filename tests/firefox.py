@@ -16,9 +16,19 @@ from websockets.sync.client import ClientConnection, connect
 NAMES = ("firefox-esr", "firefox")
 START = 120  # seconds that Firefox may take to start
 ANSWER = 60  # seconds that a command may take
-SPECIAL_KEYS = {"ArrowLeft": "\ue012", "ArrowUp": "\ue013", "ArrowRight": "\ue014", "ArrowDown": "\ue015",
-                "Enter": "\ue007"}  # fmt: skip
-MODIFIER_KEYS = {1: "\ue00a", 2: "\ue009", 4: "\ue03d", 8: "\ue008"}  # Alt, Ctrl, Meta, Shift, as in DevTools
+SPECIAL_KEYS = {
+    "ArrowLeft": "\ue012",
+    "ArrowUp": "\ue013",
+    "ArrowRight": "\ue014",
+    "ArrowDown": "\ue015",
+    "Enter": "\ue007",
+}
+MODIFIER_KEYS = {
+    1: "\ue00a",
+    2: "\ue009",
+    4: "\ue03d",
+    8: "\ue008",
+}  # Alt, Ctrl, Meta, Shift, as in DevTools
 BUTTONS = {"left": 0, "right": 2}
 
 
@@ -53,15 +63,23 @@ class Firefox:
         """Open a page and wait until its body says that it is ready."""
         viewport = {"width": width, "height": height}
         self.call("browsingContext.setViewport", context=self._context, viewport=viewport)
-        self.call("browsingContext.navigate", context=self._context, url=file.resolve().as_uri(), wait="complete")
+        self.call(
+            "browsingContext.navigate",
+            context=self._context,
+            url=file.resolve().as_uri(),
+            wait="complete",
+        )
         self.wait("document.body.dataset.ready === 'yes'")
 
     def run(self, code: str) -> Any:
         """Return the value of JavaScript, awaited if it is a promise."""
         answer = self.call(
-            "script.evaluate", expression=f"(async () => JSON.stringify(await ({code}) ?? null))()",
-            target={"context": self._context}, awaitPromise=True, userActivation=True,
-        )  # fmt: skip
+            "script.evaluate",
+            expression=f"(async () => JSON.stringify(await ({code}) ?? null))()",
+            target={"context": self._context},
+            awaitPromise=True,
+            userActivation=True,
+        )
         assert answer["type"] == "success", answer
         return json.loads(answer["result"]["value"])
 
@@ -77,7 +95,10 @@ class Firefox:
         actions = [{"type": "pointerMove", "x": round(x), "y": round(y)}]
         if kind != "Moved":
             actions.append(
-                {"type": {"Pressed": "pointerDown", "Released": "pointerUp"}[kind], "button": BUTTONS[button]}
+                {
+                    "type": {"Pressed": "pointerDown", "Released": "pointerUp"}[kind],
+                    "button": BUTTONS[button],
+                }
             )
         self._act("pointer", "mouse", actions, parameters={"pointerType": "mouse"})
 
@@ -104,14 +125,19 @@ class Firefox:
 
     def screenshot(self, file: Path) -> None:
         """Write what the window shows as PNG."""
-        data = self.call("browsingContext.captureScreenshot", context=self._context, origin="document")["data"]
+        data = self.call(
+            "browsingContext.captureScreenshot", context=self._context, origin="document"
+        )["data"]
         file.write_bytes(base64.b64decode(data))
 
 
 @contextmanager
 def started(profile: Path, preferences: Mapping[str, bool]) -> Iterator[Firefox]:
     """Start Firefox with its own, empty profile folder and with preferences that differ from its defaults."""
-    lines = [f"user_pref({json.dumps(name)}, {json.dumps(value)});\n" for name, value in preferences.items()]
+    lines = [
+        f"user_pref({json.dumps(name)}, {json.dumps(value)});\n"
+        for name, value in preferences.items()
+    ]
     profile.joinpath("user.js").write_text("".join(lines))
     command = [
         program() or NAMES[0],
@@ -122,9 +148,11 @@ def started(profile: Path, preferences: Mapping[str, bool]) -> Iterator[Firefox]
         "--remote-debugging-port=0",
     ]
     process = subprocess.Popen(
-        [*command, "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        [*command, "about:blank"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
         env=os.environ | {"HOME": f"{profile}", "MOZ_CRASHREPORTER_DISABLE": "1"},
-    )  # fmt: skip
+    )
     try:
         address = profile / "WebDriverBiDiServer.json"  # Firefox writes the port that it chose.
         deadline = time.monotonic() + START
@@ -134,7 +162,9 @@ def started(profile: Path, preferences: Mapping[str, bool]) -> Iterator[Firefox]
             time.sleep(0.05)
         server = json.loads(address.read_text())
         url = f"ws://{server['ws_host']}:{server['ws_port']}/session"
-        with connect(url, max_size=None, open_timeout=START, ping_interval=None, proxy=None) as socket:
+        with connect(
+            url, max_size=None, open_timeout=START, ping_interval=None, proxy=None
+        ) as socket:
             yield Firefox(socket)
     finally:
         process.kill()

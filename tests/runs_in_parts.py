@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxdrill import data, embedded
+from jaxdrill import data
+from jaxdrill.data import embedded
 from jaxdrill.main import main
 from jaxdrill.runs import group
 
@@ -22,7 +23,11 @@ def without_seconds(folder: Path) -> list[dict]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+    return {
+        str(path): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
 
 
 def both(folder, *flags):
@@ -50,8 +55,24 @@ def finished(tiny_recipe, tmp_path_factory, digits) -> Path:
     """Two seeds, two epochs each, without a stop."""
     folder = tmp_path_factory.mktemp("finished") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embedded, "digits", lambda: tuple(getattr(digits, name) for name in data.FILES))
-        assert main(["--step", str(tiny_recipe), "--workdir", str(folder), "--seed", "3", "--seeds", "2"]) == 0
+        patch.setattr(
+            embedded, "digits", lambda: tuple(getattr(digits, name) for name in data.FILES)
+        )
+        assert (
+            main(
+                [
+                    "--step",
+                    str(tiny_recipe),
+                    "--workdir",
+                    str(folder),
+                    "--seed",
+                    "3",
+                    "--seeds",
+                    "2",
+                ]
+            )
+            == 0
+        )
     return folder
 
 
@@ -64,4 +85,6 @@ def copy(finished, tmp_path) -> Path:
 @pytest.fixture
 def command(tiny_recipe):
     """A command for the folder, with more flags."""
-    return lambda folder, *flags: main(["--step", str(tiny_recipe), "--workdir", str(folder), *map(str, flags)])
+    return lambda folder, *flags: main(
+        ["--step", str(tiny_recipe), "--workdir", str(folder), *map(str, flags)]
+    )

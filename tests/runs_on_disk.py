@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdrill import config, tensors
+from jaxdrill import array_files, config, weights
 from jaxdrill.nn import network
-from jaxdrill.runs import folder, weights
+from jaxdrill.runs import folder
 
 CURVES = {1: [0.96, 0.981, 0.99], 2: [0.95, 0.982, 0.992], 3: [0.97, 0.983, 0.994]}
 BETTER = {1: [0.96, 0.981, 0.995], 2: [0.95, 0.982, 0.996], 3: [0.97, 0.983, 0.999]}
@@ -37,20 +37,43 @@ def write_run(
     labels = np.arange(1000) % 10 if labels is None else labels
     path.mkdir(parents=True)
     (path / "config.json").write_text(recipe.model_dump_json())
-    made = {"versions": {"python": "3.11", "jax": "0.10"}, "devices": ["cpu:0 cpu"], "processor": "Abacus, 2 cores"}
-    metadata = {
-        "format": folder.FORMAT, "command": ["python", "-m", "jaxdrill.main", "--step", step], "parameters": 9606,
-        "dataset": data, "dataset_sha256": f"sum of {data}", "split": split, "git_commit": "0" * 40,
-        "earlier_sessions": [], "seconds": {"data": 1.0, "compile": 4.0, "train": 90.0, "evaluation": 5.0},
-    } | made | more  # fmt: skip
+    made = {
+        "versions": {"python": "3.11", "jax": "0.10"},
+        "devices": ["cpu:0 cpu"],
+        "processor": "Abacus, 2 cores",
+    }
+    metadata = (
+        {
+            "format": folder.FORMAT,
+            "command": ["python", "-m", "jaxdrill.main", "--step", step],
+            "parameters": 9606,
+            "dataset": data,
+            "dataset_sha256": f"sum of {data}",
+            "split": split,
+            "git_commit": "0" * 40,
+            "earlier_sessions": [],
+            "seconds": {"data": 1.0, "compile": 4.0, "train": 90.0, "evaluation": 5.0},
+        }
+        | made
+        | more
+    )
     (path / "run.json").write_text(json.dumps(metadata))
     rows = [
-        {"seed": seed, "epoch": epoch, "step": 469 * (epoch + 1), "learning_rate": 0.01, "train_loss": 0.1,
-         "train_accuracy": 0.99, f"{split}_loss": 0.05, f"{split}_accuracy": accuracy,
-         f"{split}_examples": len(labels),
-         "seconds": 9.0}
-        for seed in seeds for epoch, accuracy in enumerate(curves[seed])
-    ]  # fmt: skip
+        {
+            "seed": seed,
+            "epoch": epoch,
+            "step": 469 * (epoch + 1),
+            "learning_rate": 0.01,
+            "train_loss": 0.1,
+            "train_accuracy": 0.99,
+            f"{split}_loss": 0.05,
+            f"{split}_accuracy": accuracy,
+            f"{split}_examples": len(labels),
+            "seconds": 9.0,
+        }
+        for seed in seeds
+        for epoch, accuracy in enumerate(curves[seed])
+    ]
     (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     shown = set(range(min(10, len(labels))))
     for seed in seeds:
@@ -58,12 +81,16 @@ def write_run(
         wrong = (seed + np.arange(round((1 - curves[seed][-1]) * len(labels)))) % len(labels)
         predicted[wrong] = (predicted[wrong] + 1) % 10
         shown |= set(wrong.tolist())
-        arrays = {"epoch": epochs - 1, "labels": np.array(labels, np.uint8), "predicted": predicted,
-                  "probabilities": np.eye(10, dtype=np.float16)[predicted]}  # fmt: skip
+        arrays = {
+            "epoch": epochs - 1,
+            "labels": np.array(labels, np.uint8),
+            "predicted": predicted,
+            "probabilities": np.eye(10, dtype=np.float16)[predicted],
+        }
         arrays |= {"train_correct": train[seed], "train_examples": 100} if train else {}
-        tensors.write_npz(folder.predictions_file(path, seed), arrays)
+        array_files.write_npz(folder.predictions_file(path, seed), arrays)
     images = np.random.default_rng(0).integers(0, 256, (len(shown), 28, 28), dtype=np.uint8)
-    tensors.write_npz(path / "images.npz", {"index": np.array(sorted(shown)), "images": images})
+    array_files.write_npz(path / "images.npz", {"index": np.array(sorted(shown)), "images": images})
     return path
 
 
@@ -86,6 +113,11 @@ def write_trained(path: Path, step: str, seeds=(3,)) -> Path:
 @pytest.fixture
 def drill(tmp_path):
     """Four steps, one of them with a seed less."""
-    for step, curves in (("2", CURVES), ("3", {1: CURVES[1], 2: CURVES[2]}), ("4", CURVES), ("5", BETTER)):
+    for step, curves in (
+        ("2", CURVES),
+        ("3", {1: CURVES[1], 2: CURVES[2]}),
+        ("4", CURVES),
+        ("5", BETTER),
+    ):
         write_run(tmp_path / "runs" / f"step_{step}", step, curves)
     return tmp_path / "runs"

@@ -23,7 +23,7 @@ UNCHANGED = """
 import ctypes, locale, os, random, signal, sys, threading, warnings
 import jax, numpy as np, sklearn.model_selection, tensorflow_datasets
 import jaxdrill
-from jaxdrill import embedded
+from jaxdrill.data import embedded
 
 digits = embedded.digits()
 embedded.digits = lambda: (digits[0][:64], digits[1][:64], *digits[2:])
@@ -70,30 +70,60 @@ assert before["memory"] is None or before["memory"] > 0 == mapped(2**26)
 @pytest.mark.parametrize(
     ("step", "fields", "message"),
     [
-        ("5", {"learning_rate": 0.1}, "learning_rate is unknown; did you mean optimizer__learning_rate?"),
-        ("5", {"optimizer__learning_rat": 0.1}, "optimizer__learning_rat is unknown; did you mean "
-         "optimizer__learning_rate?"),
-        ("5", {"optimizer_learning_rate": 0.1}, "optimizer_learning_rate is unknown; did you mean "
-         "optimizer__learning_rate?"),
+        (
+            "5",
+            {"learning_rate": 0.1},
+            "learning_rate is unknown; did you mean optimizer__learning_rate?",
+        ),
+        (
+            "5",
+            {"optimizer__learning_rat": 0.1},
+            "optimizer__learning_rat is unknown; did you mean optimizer__learning_rate?",
+        ),
+        (
+            "5",
+            {"optimizer_learning_rate": 0.1},
+            "optimizer_learning_rate is unknown; did you mean optimizer__learning_rate?",
+        ),
         ("5", {"work_dir": "x"}, "work_dir is unknown; did you mean workdir?"),
         ("5", {"data__dir": "x"}, "data__dir is unknown; did you mean data_dir?"),
         ("5", {"name": "x"}, "name is unknown; did you mean optimizer__name?"),
-        ("5", {"optimizer__learning_rate": -1}, "optimizer__learning_rate is -1; allowed: a number above 0"),
-        ("5", {"optimizer__learning_rate": "fast"}, "optimizer__learning_rate is 'fast'; allowed: a number above 0"),
+        (
+            "5",
+            {"optimizer__learning_rate": -1},
+            "optimizer__learning_rate is -1; allowed: a number above 0",
+        ),
+        (
+            "5",
+            {"optimizer__learning_rate": "fast"},
+            "optimizer__learning_rate is 'fast'; allowed: a number above 0",
+        ),
         ("5", {"optimizer__nesterov": 1}, "optimizer__nesterov is 1; allowed: true or false"),
-        ("5", {"optimizer__name": "sdg"}, "optimizer__name is 'sdg'; allowed: one of sgd, adam; did you mean sgd?"),
+        (
+            "5",
+            {"optimizer__name": "sdg"},
+            "optimizer__name is 'sdg'; allowed: one of sgd, adam; did you mean sgd?",
+        ),
         ("5", {"epochs": True}, "epochs is True; allowed: a whole number of at least 1"),
         ("5", {"epochs": 2.0}, "epochs is 2.0; allowed: a whole number of at least 1"),
         ("5", {"epochs": None}, "epochs is None; allowed: a whole number of at least 1"),
         ("5", {"epochs": [1]}, "epochs is [1]; allowed: a whole number of at least 1"),
         ("5", {"goal": None}, "goal is None; allowed: text"),
-        ("5", {"seed": 2**32 - 1, "seeds": 2}, "seeds is 2; allowed: at most 1, because seed is 4294967295 and seed + "
-         "seeds must not exceed 4294967296 (2**32)"),
-        ("all", {}, "train() trains one step, and step is all. Call it for each name of config.steps()."),
+        (
+            "5",
+            {"seed": 2**32 - 1, "seeds": 2},
+            "seeds is 2; allowed: at most 1, because seed is 4294967295 and seed + "
+            "seeds must not exceed 4294967296 (2**32)",
+        ),
+        (
+            "all",
+            {},
+            "train() trains one step, and step is all. Call it for each name of config.steps().",
+        ),
         (7, {}, f"there is no step 7 (steps: {STEPS})"),
         (None, {}, f"there is no step None; did you mean 6_one? (steps: {STEPS})"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_argument_is_the_commands_error(step, fields, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError) as error:
@@ -121,25 +151,51 @@ def silence():
 def test_values_mean_what_they_say(few_digits, tiny_recipe, tmp_path, capsys, silence):
     """In the recipe that is trained and in the command that is kept. Then silence, and the folder's other name."""
     rate, momentum = np.float32(0.1), 1e-3
-    fields = {"optimizer__learning_rate": rate, "optimizer__momentum": momentum, "optimizer__nesterov": True,
-              "epochs": np.int64(1), "batch_size": "512", "average__decay": 0}  # fmt: skip
+    fields = {
+        "optimizer__learning_rate": rate,
+        "optimizer__momentum": momentum,
+        "optimizer__nesterov": True,
+        "epochs": np.int64(1),
+        "batch_size": "512",
+        "average__decay": 0,
+    }
     run = jaxdrill.train(tiny_recipe, tmp_path / "run", **fields)
-    config, metadata = (json.loads((run / name).read_text()) for name in ("config.json", "run.json"))
+    config, metadata = (
+        json.loads((run / name).read_text()) for name in ("config.json", "run.json")
+    )
     assert config["optimizer"]["learning_rate"] == float(rate) != 0.1
     assert (config["optimizer"]["momentum"], config["optimizer"]["nesterov"]) == (momentum, True)
     assert (config["epochs"], config["batch_size"], config["average"]) == (1, 512, {"decay": 0.0})
     assert metadata["command"] == [
-        "python", "-m", "jaxdrill.main", "--step", str(tiny_recipe), "--optimizer.learning-rate", f"{float(rate)}",
-        "--optimizer.momentum", "0.001", "--optimizer.nesterov", "true", "--epochs", "1", "--batch-size", "512",
-        "--average.decay", "0", "--workdir", f"{run}",
-    ]  # fmt: skip
+        "python",
+        "-m",
+        "jaxdrill.main",
+        "--step",
+        str(tiny_recipe),
+        "--optimizer.learning-rate",
+        f"{float(rate)}",
+        "--optimizer.momentum",
+        "0.001",
+        "--optimizer.nesterov",
+        "true",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "512",
+        "--average.decay",
+        "0",
+        "--workdir",
+        f"{run}",
+    ]
     assert "digits seed 1 epoch  1 of 1" in capsys.readouterr().out
 
     silence(logging.ERROR)
     assert jaxdrill.train(tiny_recipe, f"{run}", epochs=1, restart=True) == run
     assert capsys.readouterr() == ("", "")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run.old_1"]
-    config, metadata = (json.loads((run / name).read_text()) for name in ("config.json", "run.json"))
+    config, metadata = (
+        json.loads((run / name).read_text()) for name in ("config.json", "run.json")
+    )
     assert config["optimizer"]["learning_rate"] == 0.01 and metadata["earlier_sessions"] == []
 
 
@@ -150,7 +206,10 @@ def test_a_report_of_one_path_and_of_none(tmp_path):
     for none in ([], ()):
         with pytest.raises(UsageError) as error:
             jaxdrill.write_report(none)
-        assert f"{error.value}" == "runs is empty. Pass a run folder, or a folder that contains run folders."
+        assert (
+            f"{error.value}"
+            == "runs is empty. Pass a run folder, or a folder that contains run folders."
+        )
 
 
 def test_messages_can_be_sent_elsewhere(tmp_path, capsys, monkeypatch):
@@ -181,7 +240,9 @@ jaxdrill.errors.say("progress")
 jaxdrill.errors.print_error("warning")
 jaxdrill.errors.print_error("error", 1)
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert (done.stdout, done.stderr) == ("error\n", "")
 
 
@@ -206,11 +267,25 @@ def test_training_leaves_the_process_as_it_was(tmp_path):
     """In a process where nothing is set that the command would set."""
     recipe = tmp_path / "one.toml"
     recipe.write_text("network = [{ conv = 10, kernel = 28 }]")
-    unset = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "JAX_NUM_CPU_DEVICES",
-             "XLA_FLAGS", "CRC32C_SW_MODE")  # fmt: skip
-    environment = {key: value for key, value in os.environ.items() if key not in unset} | {"JAX_PLATFORMS": "cpu"}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (f"{ROOT}", os.environ.get("PYTHONPATH"))))
-    done = subprocess.run([sys.executable, "-c", UNCHANGED, recipe], cwd=tmp_path, env=environment,
-                          capture_output=True, text=True)  # fmt: skip
+    unset = (
+        "JAX_COMPILATION_CACHE_DIR",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS",
+        "JAX_NUM_CPU_DEVICES",
+        "XLA_FLAGS",
+        "CRC32C_SW_MODE",
+    )
+    environment = {key: value for key, value in os.environ.items() if key not in unset} | {
+        "JAX_PLATFORMS": "cpu"
+    }
+    environment["PYTHONPATH"] = os.pathsep.join(
+        filter(None, (f"{ROOT}", os.environ.get("PYTHONPATH")))
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", UNCHANGED, recipe],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert Path(tmp_path / "run" / "weights" / "seed_1.safetensors").exists()

@@ -14,7 +14,7 @@ from conftest import ROOT
 
 from benchmarks import compare, compile_ahead, contenders, false_verdicts, precision
 from jaxdrill import config, data
-from jaxdrill.nn.architecture import count_parameters
+from jaxdrill.config.layers import count_parameters
 from jaxdrill.nn.convolution import convolve
 
 
@@ -22,12 +22,35 @@ from jaxdrill.nn.convolution import convolve
 def test_the_accelerators_program_measures_everything(tiny_recipe, tmp_path, digits):
     pack, out = tmp_path / "pack.npz", tmp_path / "out.json"
     np.savez(pack, **{name: getattr(digits, name) for name in data.FILES})
-    command = [sys.executable, "-m", "benchmarks.accelerator", "--pack", pack, "--out", out, "--step", tiny_recipe]
-    command += ["--drill", tiny_recipe, "--epochs", "2", "--many", "2", "--drill-seeds", "2", "--ceiling", "64"]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.accelerator",
+        "--pack",
+        pack,
+        "--out",
+        out,
+        "--step",
+        tiny_recipe,
+    ]
+    command += [
+        "--drill",
+        tiny_recipe,
+        "--epochs",
+        "2",
+        "--many",
+        "2",
+        "--drill-seeds",
+        "2",
+        "--ceiling",
+        "64",
+    ]
     subprocess.run(list(map(str, command)), check=True, cwd=ROOT, timeout=300)
     report = json.loads(out.read_text())
     assert "left_out" not in report and report["sha256"] == digits.sha256
-    assert report["drill_tiny"]["seeds"] == 2 and np.shape(report["drill_tiny"]["test_accuracies"]) == (2, 2)
+    assert report["drill_tiny"]["seeds"] == 2 and np.shape(
+        report["drill_tiny"]["test_accuracies"]
+    ) == (2, 2)
     assert min(report["many_seeds"]["test_accuracies"][1]) > 0.2  # 0.1 is chance
     assert report["summary"]["one_seed_seconds"] > 0 and report["summary"]["drill_seconds"] > 0
     assert report["work_of_a_step"]["flop"] > 1e6
@@ -41,7 +64,9 @@ def test_contenders_train_the_same_network(step, digits):
     from flax import nnx
 
     expected = count_parameters(recipe.network)
-    assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(flax.network, nnx.Param))) == expected
+    assert (
+        sum(leaf.size for leaf in jax.tree.leaves(nnx.state(flax.network, nnx.Param))) == expected
+    )
     torch = pytest.importorskip("torch", reason="PyTorch is not installed (.[bench])")
     network = contenders.torch_network(recipe)
     assert sum(parameter.numel() for parameter in network.parameters()) == expected
@@ -55,7 +80,9 @@ def test_contenders_see_every_image_once_rotated(digits):
     few = dataclasses.replace(digits, **some)
     batches = list(contenders.Flax(recipe, few).batches())
     assert [len(labels) for _, labels in batches] == [128, 128, 44]
-    assert np.array_equal(np.sort(np.concatenate([y for _, y in batches])), np.sort(few.train_labels))
+    assert np.array_equal(
+        np.sort(np.concatenate([y for _, y in batches])), np.sort(few.train_labels)
+    )
     assert batches[0][0].shape == (128, 28, 28, 1) and batches[0][0].dtype == np.float32
 
 
@@ -74,8 +101,10 @@ def test_products_are_of_rounded_factors_forward_and_backward():
     def bfloat16(a):
         return a.astype(jnp.bfloat16).astype(jnp.float32)
 
-    x, kernel, dy = (jax.random.normal(jax.random.key(n), shape) for n, shape in enumerate(
-        [(3, 8, 8, 4), (3, 3, 3, 5), (5, 6, 6, 4)]))  # fmt: skip
+    x, kernel, dy = (
+        jax.random.normal(jax.random.key(n), shape)
+        for n, shape in enumerate([(3, 8, 8, 4), (3, 3, 3, 5), (5, 6, 6, 4)])
+    )
     y, gradients = jax.vjp(lambda *a: precision.convolve(*a, 0, "xla"), x, kernel)
     expected, of_rounded = jax.vjp(lambda *a: convolve(*a, 0, "xla"), bfloat16(x), bfloat16(kernel))
     chex.assert_trees_all_equal((y, gradients(dy)), (expected, of_rounded(bfloat16(dy))))
@@ -85,9 +114,18 @@ def test_products_are_of_rounded_factors_forward_and_backward():
 def test_the_drills_minutes_by_the_roofline():
     """Ten seeds of each recipe in turn, and ten batches of evaluation an epoch."""
     one = {"seeds": 1, "convolution": "auto", "topology": "v5e:1x1"}
-    results = [{"step": step, **one, "epoch": {"roofline_seconds": 1e-3}, "evaluation": {"roofline_seconds": 1e-2}}
-               for step in config.steps()]  # fmt: skip
-    batches = 7 * 20 * 469 + 15 * 938 + 5 * 938 + 1_875 + 15 * 1_875  # of the seven steps, 6, 6_fast, 6_one and 6_small
+    results = [
+        {
+            "step": step,
+            **one,
+            "epoch": {"roofline_seconds": 1e-3},
+            "evaluation": {"roofline_seconds": 1e-2},
+        }
+        for step in config.steps()
+    ]
+    batches = (
+        7 * 20 * 469 + 15 * 938 + 5 * 938 + 1_875 + 15 * 1_875
+    )  # of the seven steps, 6, 6_fast, 6_one and 6_small
     expected = 10 * (batches * 1e-3 + (7 * 20 + 15 + 5 + 1 + 15) * 10 * 1e-2) / 60
     assert compile_ahead.drill_minutes(results) == pytest.approx(expected)
     assert compile_ahead.drill_minutes(results[1:]) is None
@@ -103,23 +141,36 @@ def test_every_recipe_was_compiled_for_a_tpu():
         # Step 1 takes longer to multiply than to move its bytes.
         limit = 820e6 if step == "step_1" else 500e6 if step.startswith("step_6") else 350e6
         assert each["epoch"]["bytes"] < limit and each["peak_host_bytes"] < 4e9, step
-    assert found["drill_roofline_minutes"] == pytest.approx(compile_ahead.drill_minutes(found["results"]))
+    assert found["drill_roofline_minutes"] == pytest.approx(
+        compile_ahead.drill_minutes(found["results"])
+    )
 
 
 def test_simulated_drills_are_counted():
     """20 drills of 10 seeds: a step that is 0.3 points better always helps; its intervals cover the truth."""
     found = false_verdicts.count(20, 10, 0.003, seed=0)
-    assert (found["drills"], found["found"], found["means"], found["differences"]) == (20, 20, 220, 200)
+    assert (found["drills"], found["found"], found["means"], found["differences"]) == (
+        20,
+        20,
+        220,
+        200,
+    )
     assert 200 <= found["means_covered"] < 220 and 180 <= found["differences_covered"] < 200
-    assert np.median(found["detectable"]) == pytest.approx(0.0010494, rel=0.1)  # 1.4841 x 0.05 points x sqrt(2)
+    assert np.median(found["detectable"]) == pytest.approx(
+        0.0010494, rel=0.1
+    )  # 1.4841 x 0.05 points x sqrt(2)
     (*_, last) = false_verdicts.simulate(3, 0.0, np.random.default_rng(0))
     assert last.change.tests == 10 and last.change.baseline == "step_5"
 
 
 def test_the_statistics_were_measured_to_hold():
     """At most 5 % of drills with a false verdict; intervals of 95 %; 80 % power at the detectable difference."""
-    rows = json.loads((ROOT / "results" / "benchmarks" / "false_verdicts.json").read_text())["results"]
-    assert [row["seeds"] for row in rows] == [3, 10, 30] and all(row["drills"] >= 5000 for row in rows)
+    rows = json.loads((ROOT / "results" / "benchmarks" / "false_verdicts.json").read_text())[
+        "results"
+    ]
+    assert [row["seeds"] for row in rows] == [3, 10, 30] and all(
+        row["drills"] >= 5000 for row in rows
+    )
     for row in rows:
         assert row["drills_with_a_false_verdict_percent"] <= 5
         assert 94 <= row["coverage_of_means_percent"] <= 96

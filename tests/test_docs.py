@@ -25,12 +25,17 @@ def test_a_step_of_ones_own(tmp_path):
         printed[line] = done.stdout
     assert len(printed) == 9
     assert "--loss.label-smoothing 0.1" in next(iter(printed.values()))
-    rows = [json.loads(line) for line in (tmp_path / "tried" / "step_5" / "metrics.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (tmp_path / "tried" / "step_5" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert all(row["validation_accuracy"] > 0.7 for row in rows), rows
     tried, verdict = ((tmp_path / folder / "report.md").read_text() for folder in ("tried", "runs"))
     assert "| smooth | step_5 | 2 |" in tried and "validation" in tried
     assert "1 of 1 comparisons is inconclusive" in verdict and "validation" not in verdict
-    assert {"smooth_seed_1_pytorch.safetensors", "page.html"} <= {path.name for path in tmp_path.iterdir()}
+    assert {"smooth_seed_1_pytorch.safetensors", "page.html"} <= {
+        path.name for path in tmp_path.iterdir()
+    }
 
 
 def test_readme_says_what_the_soak_found():
@@ -39,7 +44,10 @@ def test_readme_says_what_the_soak_found():
 
 def test_readme_quotes_the_measured_speed():
     steps = json.loads((ROOT / "results" / "benchmarks" / "cpu.json").read_text())["training_steps"]
-    ratios = sorted((each[each["best_pytorch"]]["ratio"], step.replace("_", " ")) for step, each in steps.items())
+    ratios = sorted(
+        (each[each["best_pytorch"]]["ratio"], step.replace("_", " "))
+        for step, each in steps.items()
+    )
     (least, slowest), (most, fastest) = ratios[0], ratios[-1]
     quoted = f"it is {least:.2f} ({slowest}) to {most:.2f} times ({fastest}) as fast as [PyTorch's best configuration]"
     assert quoted in (ROOT / "README.md").read_text().replace("\n", " ")
@@ -50,7 +58,8 @@ def test_readme_is_a_page():
 
 
 @pytest.mark.parametrize(
-    "file", ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in ROOT.glob("docs/*.md"))]
+    "file",
+    ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in ROOT.glob("docs/*.md"))],
 )
 def test_links_and_paths_exist(file):
     """Each link to a file, and each path in backticks that begins with a folder of the repository."""
@@ -59,4 +68,6 @@ def test_links_and_paths_exist(file):
     assert all(((ROOT / file).parent / link).exists() for link in links), links
     folders = "jaxdrill|configs|tests|benchmarks|results|notebooks|docs"
     paths = re.findall(rf"`((?:{folders})/[\w/.-]*)", text)
-    assert [path for path in paths if not (ROOT / path).exists() and not list(ROOT.glob(f"{path}*"))] == []
+    assert [
+        path for path in paths if not (ROOT / path).exists() and not list(ROOT.glob(f"{path}*"))
+    ] == []

@@ -20,11 +20,15 @@ from runs_in_parts import both, without_seconds
 from runs_on_disk import BETTER, write_run, write_trained
 
 import jaxdrill
-from jaxdrill import data, errors, export, files, page, predict, report
+from jaxdrill import data, errors, files
+from jaxdrill.array_files import digest
+from jaxdrill.array_files import read as read_tensors
+from jaxdrill.export import __main__ as export
 from jaxdrill.main import main
+from jaxdrill.page import __main__ as page
+from jaxdrill.predict import __main__ as predict
+from jaxdrill.report import __main__ as report
 from jaxdrill.runs import stopping
-from jaxdrill.tensors import digest
-from jaxdrill.tensors import read as read_tensors
 
 NOT_UTF_8 = os.fsdecode(b"caf\xe9")
 CLOSED = ["2>&-", ">&-", ">&- 2>&-", "<&- >&- 2>&-"]
@@ -33,8 +37,13 @@ CLOSED = ["2>&-", ">&-", ">&- 2>&-", "<&- >&- 2>&-"]
 def shell(command: str, cwd: Path, *prefix: str, **environment: str) -> tuple[int, str, str]:
     """Exit code and output of a bash command with `@X` for `python -m jaxdrill.X`."""
     command = command.replace("@", f"{sys.executable} -m jaxdrill.")
-    done = subprocess.run([*prefix, "bash", "-c", f"set -o pipefail; {command}"], cwd=cwd, capture_output=True,
-                          env=os.environ | {"PYTHONPATH": f"{ROOT}"} | environment, timeout=300)  # fmt: skip
+    done = subprocess.run(
+        [*prefix, "bash", "-c", f"set -o pipefail; {command}"],
+        cwd=cwd,
+        capture_output=True,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}"} | environment,
+        timeout=300,
+    )
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
@@ -63,7 +72,9 @@ def trained(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("closed", CLOSED)
-@pytest.mark.parametrize(("arguments", "code"), [("--step 5 --help", 0), ("--step 5 --dry-run", 0), ("--step 7", 2)])
+@pytest.mark.parametrize(
+    ("arguments", "code"), [("--step 5 --help", 0), ("--step 5 --dry-run", 0), ("--step 7", 2)]
+)
 def test_a_command_with_closed_streams(closed, arguments, code, tmp_path):
     ended, out, err = shell(f"@main {arguments} {closed}", tmp_path)
     assert ended == code
@@ -71,7 +82,9 @@ def test_a_command_with_closed_streams(closed, arguments, code, tmp_path):
     assert bool(out) == (code == 0 and ">&-" not in closed.replace("2>&-", ""))
 
 
-@pytest.mark.parametrize("arguments", ["--step 5 --help", "--step 5 --dry-run", "--step all --dry-run"])
+@pytest.mark.parametrize(
+    "arguments", ["--step 5 --help", "--step 5 --dry-run", "--step all --dry-run"]
+)
 def test_a_reader_that_leaves(arguments, tmp_path):
     code, out, err = shell(f"@main {arguments} | head -1", tmp_path)
     assert (code, out.count("\n"), err) == (0, 1, "")
@@ -79,8 +92,10 @@ def test_a_reader_that_leaves(arguments, tmp_path):
 
 def test_results_that_find_no_space(tmp_path):
     assert shell("@main --step 5 --dry-run > /dev/full", tmp_path) == (
-        1, "", "jaxdrill: The output cannot be written: No space left on device.\n"
-    )  # fmt: skip
+        1,
+        "",
+        "jaxdrill: The output cannot be written: No space left on device.\n",
+    )
     assert shell("@main --step 5 --help > /dev/full", tmp_path) == (0, "", "")
 
 
@@ -102,18 +117,26 @@ def test_characters_that_cannot_be_encoded_are_escaped(encoding, monkeypatch):
     monkeypatch.setattr(sys, "stderr", stream)
     errors.say("99.4 ± 0.1", "†")
     errors.print_error("a → b")
-    shown = {"ascii": b"99.4 \\xb1 0.1\n\\u2020\njaxdrill: a \\u2192 b\n",
-             "latin-1": b"99.4 \xb1 0.1\n\\u2020\njaxdrill: a \\u2192 b\n",
-             "utf-8": "99.4 ± 0.1\n†\njaxdrill: a → b\n".encode()}  # fmt: skip
+    shown = {
+        "ascii": b"99.4 \\xb1 0.1\n\\u2020\njaxdrill: a \\u2192 b\n",
+        "latin-1": b"99.4 \xb1 0.1\n\\u2020\njaxdrill: a \\u2192 b\n",
+        "utf-8": "99.4 ± 0.1\n†\njaxdrill: a → b\n".encode(),
+    }
     assert content.getvalue() == shown[encoding]
 
 
 @pytest.mark.parametrize("stream", ["closed pipe", "full disk", "closed", "none", "ascii"])
-def test_no_stream_ends_a_training(stream, few_digits, tiny_recipe, tmp_path, monkeypatch, finished):
+def test_no_stream_ends_a_training(
+    stream, few_digits, tiny_recipe, tmp_path, monkeypatch, finished
+):
     """All epochs of both seeds are trained, and the summary's ± is printed."""
-    streams = {"closed pipe": closed_pipe, "full disk": lambda: os.fdopen(os.open("/dev/full", os.O_WRONLY), "w"),
-               "none": lambda: None, "closed": io.StringIO,
-               "ascii": lambda: io.TextIOWrapper(io.BytesIO(), "ascii")}  # fmt: skip
+    streams = {
+        "closed pipe": closed_pipe,
+        "full disk": lambda: os.fdopen(os.open("/dev/full", os.O_WRONLY), "w"),
+        "none": lambda: None,
+        "closed": io.StringIO,
+        "ascii": lambda: io.TextIOWrapper(io.BytesIO(), "ascii"),
+    }
     for name in ("stdout", "stderr"):
         monkeypatch.setattr(sys, name, streams[stream]())
         if stream == "closed":
@@ -128,19 +151,31 @@ def test_no_stream_ends_a_training(stream, few_digits, tiny_recipe, tmp_path, mo
 @pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-", "| head -1", "> /dev/full", ""])
 def test_a_training_whose_output_is_lost(closed, tiny_recipe, tmp_path):
     """Also in a locale of ASCII, where the summary's ± has no character."""
-    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+    ascii_only = {
+        "LC_ALL": "C",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+        "PYTHONIOENCODING": "ascii",
+    }
     code, out, err = shell(f"@main --step {tiny_recipe} --seeds 2 {closed}", tmp_path, **ascii_only)
     assert (code, err) == (0, "")
     assert closed or "\\xb1" in out
     rows = (tmp_path / "runs" / "tiny_digits" / "metrics.jsonl").read_text().splitlines()
-    assert [(row["seed"], row["epoch"]) for row in map(json.loads, rows)] == [(1, 0), (1, 1), (2, 0), (2, 1)]
+    assert [(row["seed"], row["epoch"]) for row in map(json.loads, rows)] == [
+        (1, 0),
+        (1, 1),
+        (2, 0),
+        (2, 1),
+    ]
 
 
 def test_predict_ends_when_its_reader_leaves(trained, tmp_path, monkeypatch, capsys):
     (tmp_path / "images").write_bytes(idx_bytes(np.zeros((3 * predict.BATCH, 28, 28), np.uint8)))
     monkeypatch.setattr(sys, "stdout", closed_pipe())
     asked = []
-    monkeypatch.setattr(predict, "_print", lambda *given, shown=predict._print: (asked.append(given), shown(*given)))
+    monkeypatch.setattr(
+        predict, "_print", lambda *given, shown=predict._print: (asked.append(given), shown(*given))
+    )
     assert predict.main([str(trained), str(tmp_path / "images")]) == 0
     close(sys.stdout)
     assert len(asked) == 1 and capsys.readouterr().err == ""
@@ -152,8 +187,10 @@ def test_predict_into_head(trained, tmp_path):
     code, out, err = shell(f"@predict {trained} images | head -1", tmp_path)
     assert (code, out.count("\n"), err) == (0, 1, "")
     assert shell(f"@predict {trained} images > /dev/full", tmp_path) == (
-        1, "", "jaxdrill: The output cannot be written: No space left on device.\n"
-    )  # fmt: skip
+        1,
+        "",
+        "jaxdrill: The output cannot be written: No space left on device.\n",
+    )
 
 
 def test_a_signal_while_stderr_is_closed(monkeypatch):
@@ -179,9 +216,19 @@ def test_help_has_no_colors(module, tmp_path):
 def nobody(tmp_path) -> list[str]:
     """A command that runs another as a user without an entry in /etc/passwd, who may read all files."""
     variables = ["env", "-i", f"PATH={os.environ['PATH']}", f"PYTHONPATH={ROOT}"]
-    command = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups", "--inh-caps=+dac_read_search",
-               "--ambient-caps=+dac_read_search", *variables]  # fmt: skip
-    if not shutil.which("setpriv") or subprocess.run([*command, "true"], capture_output=True).returncode:
+    command = [
+        "setpriv",
+        "--reuid=54321",
+        "--regid=54321",
+        "--clear-groups",
+        "--inh-caps=+dac_read_search",
+        "--ambient-caps=+dac_read_search",
+        *variables,
+    ]
+    if (
+        not shutil.which("setpriv")
+        or subprocess.run([*command, "true"], capture_output=True).returncode
+    ):
         pytest.skip("only root can become another user")
     os.chown(tmp_path, 54321, 54321)
     return command
@@ -191,10 +238,18 @@ def nobody(tmp_path) -> list[str]:
 def test_data_without_a_home(nobody, home, tmp_path):
     code = "from jaxdrill import data; from jaxdrill.errors import exit_code\n"
     code += "exit_code(lambda: print(data.load('auto', offline=True).name))"
-    done = subprocess.run([*nobody, *home, sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    cache = "a cache (there is no home folder)" if not home else f"the cache {home[0][5:]}/tensorflow_datasets"
+    done = subprocess.run(
+        [*nobody, *home, sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    cache = (
+        "a cache (there is no home folder)"
+        if not home
+        else f"the cache {home[0][5:]}/tensorflow_datasets"
+    )
     assert done.stdout == "digits\n"
-    assert done.stderr.startswith(f"jaxdrill: warning: mnist is not in {cache}, and --offline forbids a download: ")
+    assert done.stderr.startswith(
+        f"jaxdrill: warning: mnist is not in {cache}, and --offline forbids a download: "
+    )
     assert done.stderr.count("\n") == 1
 
 
@@ -221,14 +276,24 @@ def test_a_dataset_is_fetched_without_a_cache(small_files, monkeypatch, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("home", [[], ["HOME=/nonexistent"]])
 def test_commands_without_a_home(nobody, home, tiny_recipe, trained, tmp_path):
-    commands = [["main", "--step", f"{tiny_recipe}", "--workdir", "run"], ["report", "run"], ["page", "run"],
-                ["export", "run", "--to", "safetensors"]]  # fmt: skip
+    commands = [
+        ["main", "--step", f"{tiny_recipe}", "--workdir", "run"],
+        ["report", "run"],
+        ["page", "run"],
+        ["export", "run", "--to", "safetensors"],
+    ]
     for command in commands:
-        done = subprocess.run([*nobody, *home, sys.executable, "-m", f"jaxdrill.{command[0]}", *command[1:]],
-                              cwd=tmp_path, capture_output=True, text=True)  # fmt: skip
+        done = subprocess.run(
+            [*nobody, *home, sys.executable, "-m", f"jaxdrill.{command[0]}", *command[1:]],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stderr
         assert all(line.startswith("jaxdrill: ") for line in done.stderr.splitlines()), done.stderr
-    assert {"page.html", "run", "run_seed_1.safetensors"} <= {path.name for path in tmp_path.iterdir()}
+    assert {"page.html", "run", "run_seed_1.safetensors"} <= {
+        path.name for path in tmp_path.iterdir()
+    }
 
 
 def test_folders_whose_names_are_not_utf_8(finished, tmp_path, capsys):
@@ -237,24 +302,41 @@ def test_folders_whose_names_are_not_utf_8(finished, tmp_path, capsys):
     for name in ("one", "two"):
         shutil.copytree(finished, folder / name)
     run = json.loads((folder / "one" / "run.json").read_text())
-    (folder / "one" / "run.json").write_text(json.dumps(run | {"command": ["python", "--workdir", f"{folder}"]}))
+    (folder / "one" / "run.json").write_text(
+        json.dumps(run | {"command": ["python", "--workdir", f"{folder}"]})
+    )
     (folder / "one" / "images.npz").unlink()
     assert report.main([f"{folder / 'one'}"]) == 0
-    assert page.main([f"{folder / 'one'}", f"{folder / 'two'}", "--out", f"{folder / 'page.html'}"]) == 0
-    assert export.main([f"{folder / 'one'}", "--to", "safetensors", "--out", f"{folder / 'x.safetensors'}"]) == 0
+    assert (
+        page.main([f"{folder / 'one'}", f"{folder / 'two'}", "--out", f"{folder / 'page.html'}"])
+        == 0
+    )
+    assert (
+        export.main(
+            [f"{folder / 'one'}", "--to", "safetensors", "--out", f"{folder / 'x.safetensors'}"]
+        )
+        == 0
+    )
     assert main(["check", f"{folder / 'one'}", "--min-accuracy", "1"]) == 3
     said = capsys.readouterr()
-    assert f"{tmp_path}/caf\\udce9/one/report.html and {tmp_path}/caf\\udce9/one/report.md\n" in said.out
+    assert (
+        f"{tmp_path}/caf\\udce9/one/report.html and {tmp_path}/caf\\udce9/one/report.md\n"
+        in said.out
+    )
     assert f"{tmp_path}/caf\\udce9/page.html: " in said.out and "Traceback" not in said.err
     assert "caf\\udce9" in (folder / "one" / "report.html").read_text("utf-8")
     assert "caf\\udce9" in (folder / "page.html").read_text("utf-8")
 
 
-def test_training_into_a_folder_whose_name_is_not_utf_8(few_digits, tiny_recipe, finished, tmp_path, capsys):
+def test_training_into_a_folder_whose_name_is_not_utf_8(
+    few_digits, tiny_recipe, finished, tmp_path, capsys
+):
     run = tmp_path / NOT_UTF_8
     for _ in range(2):
         assert main([f"{flag}" for flag in ("--step", tiny_recipe, "--workdir", *both(run))]) == 0
-        assert capsys.readouterr().out.endswith(f"report: python -m jaxdrill.report '{tmp_path}/caf\\udce9'\n")
+        assert capsys.readouterr().out.endswith(
+            f"report: python -m jaxdrill.report '{tmp_path}/caf\\udce9'\n"
+        )
     assert without_seconds(run) == without_seconds(finished)
     assert report.main([f"{run}"]) == 0
 
@@ -268,9 +350,13 @@ def test_a_symbolic_link_stays_and_its_target_is_replaced(tmp_path):
     (tmp_path / "link").symlink_to("target")
     (tmp_path / "second").symlink_to("link")
     (tmp_path / "dangling").symlink_to("new/target")
-    assert files.write_text(tmp_path / "second", "new") and files.write_text(tmp_path / "dangling", "other")
+    assert files.write_text(tmp_path / "second", "new") and files.write_text(
+        tmp_path / "dangling", "other"
+    )
     assert (tmp_path / "link").is_symlink() and (tmp_path / "second").is_symlink()
-    assert (tmp_path / "target").read_text() == "new" and (tmp_path / "new" / "target").read_text() == "other"
+    assert (tmp_path / "target").read_text() == "new" and (
+        tmp_path / "new" / "target"
+    ).read_text() == "other"
     assert stat.S_IMODE((tmp_path / "target").stat().st_mode) == 0o640
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["dangling", "link", "new", "second", "target"]
@@ -292,7 +378,9 @@ def test_a_pipe_is_written_into(trained, tmp_path, capsys):
     for write in (page.main, export.main):
         reader = threading.Thread(target=lambda: received.append((tmp_path / "pipe").read_bytes()))
         reader.start()
-        more = ["--to", "onnx"] if write is export.main else []  # safetensors orders its texts freely
+        more = (
+            ["--to", "onnx"] if write is export.main else []
+        )  # safetensors orders its texts freely
         assert write([f"{trained}", "--out", f"{tmp_path / 'pipe'}", *more]) == 0
         reader.join()
         assert (tmp_path / "pipe").is_fifo()
@@ -305,8 +393,13 @@ def test_a_pipe_is_written_into(trained, tmp_path, capsys):
 def test_the_picture_of_predict_follows_a_link(trained, tmp_path):
     (tmp_path / "images").write_bytes(idx_bytes(np.zeros((2, 28, 28), np.uint8)))
     (tmp_path / "link.png").symlink_to("target.png")
-    assert predict.main([f"{trained}", f"{tmp_path / 'images'}", "--show", f"{tmp_path / 'link.png'}"]) == 0
-    assert (tmp_path / "link.png").is_symlink() and (tmp_path / "target.png").read_bytes()[:4] == b"\x89PNG"
+    assert (
+        predict.main([f"{trained}", f"{tmp_path / 'images'}", "--show", f"{tmp_path / 'link.png'}"])
+        == 0
+    )
+    assert (tmp_path / "link.png").is_symlink() and (tmp_path / "target.png").read_bytes()[
+        :4
+    ] == b"\x89PNG"
     assert predict.main([f"{trained}", f"{tmp_path / 'images'}", "--show", f"{tmp_path}"]) == 2
 
 
@@ -324,9 +417,7 @@ def test_a_device_is_never_replaced(tmp_path):
 
 def test_standard_output_as_a_file(tmp_path):
     """What came before and comes after stays, in a pipe and in a file; a reader that leaves is no error."""
-    code = (
-        "from pathlib import Path; from jaxdrill.errors import exit_code, say; from jaxdrill.files import write_text\n"
-    )
+    code = "from pathlib import Path; from jaxdrill.errors import exit_code, say; from jaxdrill.files import write_text\n"
     code += "exit_code(lambda: (say('before'), write_text(Path('/dev/stdout'), 'x' * 99999 + chr(10)), say('after')))"
     command = f'{sys.executable} -c "{code}"'
     expected = "before\n" + "x" * 99999 + "\nafter\n"
@@ -350,8 +441,18 @@ def test_64_bits_change_nothing(few_digits, tiny_recipe, finished, tmp_path, dig
             export.export(finished, "stablehlo", 3, folder / "program")
             jaxdrill.write_report([finished], folder)
             if wide:
-                assert main([f"{flag}" for flag in ("--step", tiny_recipe, "--workdir", *both(folder / "run"))]) == 0
-            assert jax.numpy.ones(1).dtype == (np.float64 if wide else np.float32), "the caller's setting stays"
+                assert (
+                    main(
+                        [
+                            f"{flag}"
+                            for flag in ("--step", tiny_recipe, "--workdir", *both(folder / "run"))
+                        ]
+                    )
+                    == 0
+                )
+            assert jax.numpy.ones(1).dtype == (np.float64 if wide else np.float32), (
+                "the caller's setting stays"
+            )
         finally:
             jax.config.update("jax_enable_x64", False)
     assert predicted[True].dtype == np.float32 and np.array_equal(predicted[True], predicted[False])
@@ -360,7 +461,9 @@ def test_64_bits_change_nothing(few_digits, tiny_recipe, finished, tmp_path, dig
     trained = tmp_path / "True" / "run"
     assert without_seconds(trained) == without_seconds(finished)
     for name in ("weights/seed_3.safetensors", "weights/seed_4.safetensors"):
-        assert digest(read_tensors(trained / name)[0], {}) == digest(read_tensors(finished / name)[0], {})
+        assert digest(read_tensors(trained / name)[0], {}) == digest(
+            read_tensors(finished / name)[0], {}
+        )
 
 
 @pytest.mark.slow
@@ -374,9 +477,13 @@ def test_64_bits_from_the_environment(tiny_recipe, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["predict {} image", "export {} --to safetensors", "report {}", "page {}"])
+@pytest.mark.parametrize(
+    "command", ["predict {} image", "export {} --to safetensors", "report {}", "page {}"]
+)
 def test_other_commands_without_the_requested_platform(command, trained, tmp_path):
     (tmp_path / "image").write_bytes(idx_bytes(np.zeros((1, 28, 28), np.uint8)))
     code, _, err = shell(f"@{command.format(trained)}", tmp_path, JAX_PLATFORMS="cuda")
-    reason = "no plugin for it is installed. Install JAX for that platform, or set JAX_PLATFORMS=cpu."
+    reason = (
+        "no plugin for it is installed. Install JAX for that platform, or set JAX_PLATFORMS=cpu."
+    )
     assert (code, err) == (1, f"jaxdrill: JAX cannot use the platform cuda: {reason}\n")

@@ -20,28 +20,54 @@ from runs_in_parts import contents
 from runs_on_disk import CURVES, write_run
 from soak import fuzz
 
-from jaxdrill import config, export, files, predict, report, tensors
-from jaxdrill import page as page_command
-from jaxdrill.deploy import digit
+from jaxdrill import array_files, config, files
+from jaxdrill.array_files import read_npz
 from jaxdrill.errors import RunError, UsageError, print_error, printable, say
-from jaxdrill.evidence import analysis, page
+from jaxdrill.export import __main__ as export
 from jaxdrill.main import main
+from jaxdrill.page import __main__ as page_command
+from jaxdrill.predict import __main__ as predict
+from jaxdrill.predict import digit
+from jaxdrill.report import __main__ as report
+from jaxdrill.report import analysis, page
 from jaxdrill.runs import provenance, reader
 from jaxdrill.runs.folder import START_OVER
-from jaxdrill.tensors import read_npz
 
-BAD = ["<script>alert(1)</script>", "\x1b[2J\x1b]0;x\x07", "a\u202eb", "[x](javascript:a)", "| a | b |", "\r\n\n# x",
-       "`<b>`", "{{ 7 * 7 }}", "\ud800", "![x](http://x/y)"]  # fmt: skip
+BAD = [
+    "<script>alert(1)</script>",
+    "\x1b[2J\x1b]0;x\x07",
+    "a\u202eb",
+    "[x](javascript:a)",
+    "| a | b |",
+    "\r\n\n# x",
+    "`<b>`",
+    "{{ 7 * 7 }}",
+    "\ud800",
+    "![x](http://x/y)",
+]
 TEXT = st.text() | st.sampled_from(BAD)
-KEYS = ["versions", "devices", "command", "seconds", "split", "parameters", "git_commit", "earlier_sessions", "format",
-        "dataset"]  # fmt: skip
+KEYS = [
+    "versions",
+    "devices",
+    "command",
+    "seconds",
+    "split",
+    "parameters",
+    "git_commit",
+    "earlier_sessions",
+    "format",
+    "dataset",
+]
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | TEXT,
     lambda inner: st.lists(inner) | st.dictionaries(TEXT, inner),
     max_leaves=8,
 )
 quick = settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
+    max_examples=100,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    derandomize=True,
 )
 
 
@@ -63,7 +89,16 @@ def test_files_spoilt_by_every_means(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("only", ["readers", "commands"])
 def test_files_spoilt_at_random(only):
     """Each is read to a right result or a line, in time and memory, and nothing else is done."""
-    fuzz = [sys.executable, "-W", "ignore", f"{ROOT / 'tests' / 'soak' / 'fuzz.py'}", "--files", "500", "--only", only]
+    fuzz = [
+        sys.executable,
+        "-W",
+        "ignore",
+        f"{ROOT / 'tests' / 'soak' / 'fuzz.py'}",
+        "--files",
+        "500",
+        "--only",
+        only,
+    ]
     done = subprocess.run(fuzz, capture_output=True, text=True)
     assert done.returncode == 0 and '"wrong": []' in done.stdout, done.stdout + done.stderr
 
@@ -75,7 +110,9 @@ def commands(run: Path, out: Path) -> dict[str, Callable[[], int]]:
         "page": lambda: page_command.main([f"{run}", "--out", f"{out / 'page.html'}"]),
         "check": lambda: main(["check", f"{run}", "--min-accuracy", "0.001"]),
         "predict": lambda: predict.main([f"{run}", f"{out / 'images'}"]),
-        "export": lambda: export.main([f"{run}", "--to", "safetensors", "--out", f"{out / 'weights'}"]),
+        "export": lambda: export.main(
+            [f"{run}", "--to", "safetensors", "--out", f"{out / 'weights'}"]
+        ),
     }
 
 
@@ -92,26 +129,47 @@ WRONG = "is damaged ({}). Delete its run.json and repeat the command that traine
         (lambda good: {"format": None}, OLDER.format(None)),
         (lambda good: [good], WRONG.format("run.json: run.json is not a JSON object")),
         (lambda good: None, WRONG.format("run.json: run.json is not a JSON object")),
-        (lambda good: good | {"seconds": {}}, WRONG.format("seconds.data in run.json: Field required")),
-        (lambda good: good | {"seconds": 3}, WRONG.format(
-            "seconds in run.json: Input should be a valid dictionary or instance of Seconds")),
-        (lambda good: good | {"devices": []}, WRONG.format(
-            "devices in run.json: List should have at least 1 item after validation, not 0")),
-        (lambda good: good | {"earlier_sessions": [{}]}, WRONG.format(
-            "earlier_sessions.0.versions in run.json: Field required")),
-        (lambda good: good | {"parameters": 10**400}, WRONG.format(
-            "parameters in run.json: Input should be less than 9223372036854775808")),
-        (lambda good: {key: good[key] for key in good if key != "command"}, WRONG.format(
-            "command in run.json: Field required")),
+        (
+            lambda good: good | {"seconds": {}},
+            WRONG.format("seconds.data in run.json: Field required"),
+        ),
+        (
+            lambda good: good | {"seconds": 3},
+            WRONG.format(
+                "seconds in run.json: Input should be a valid dictionary or instance of Seconds"
+            ),
+        ),
+        (
+            lambda good: good | {"devices": []},
+            WRONG.format(
+                "devices in run.json: List should have at least 1 item after validation, not 0"
+            ),
+        ),
+        (
+            lambda good: good | {"earlier_sessions": [{}]},
+            WRONG.format("earlier_sessions.0.versions in run.json: Field required"),
+        ),
+        (
+            lambda good: good | {"parameters": 10**400},
+            WRONG.format("parameters in run.json: Input should be less than 9223372036854775808"),
+        ),
+        (
+            lambda good: {key: good[key] for key in good if key != "command"},
+            WRONG.format("command in run.json: Field required"),
+        ),
     ],
-)  # fmt: skip
-def test_a_damaged_run_json_is_told_in_one_line_by_every_command(copy, command, digits, capsys, change, message):
+)
+def test_a_damaged_run_json_is_told_in_one_line_by_every_command(
+    copy, command, digits, capsys, change, message
+):
     """Training, the report, the page and the check read it; the others need only weights. Nothing is changed."""
     good = json.loads((copy / "run.json").read_text())
     (copy / "run.json").write_text(json.dumps(change(good)))
     (copy.parent / "images").write_bytes(idx_bytes(digits.test_images[:2, ..., 0]))
     before = contents(copy)
-    tried = {"train": lambda: command(copy, "--seed", 3, "--seeds", 2, "--epochs", 3)} | commands(copy, copy.parent)
+    tried = {"train": lambda: command(copy, "--seed", 3, "--seeds", 2, "--epochs", 3)} | commands(
+        copy, copy.parent
+    )
     for name, work in tried.items():
         capsys.readouterr()
         if name in ("predict", "export"):
@@ -147,7 +205,9 @@ def test_a_recipe_of_any_texts(tmp_path, goal, data):
     """It is taken as it is, or refused in a line that can be shown."""
     recipe = tmp_path / "mine.toml"
     values = json.dumps(goal, ensure_ascii=True), json.dumps(data, ensure_ascii=True)
-    recipe.write_text(f"goal = {values[0]}\n" + TINY.replace('data = "digits"', f"data = {values[1]}"))
+    recipe.write_text(
+        f"goal = {values[0]}\n" + TINY.replace('data = "digits"', f"data = {values[1]}")
+    )
     try:
         taken = config.load(str(recipe))
     except UsageError as error:
@@ -175,7 +235,14 @@ def test_any_value_in_run_json(tmp_path, value, key):
 def test_a_report_of_hostile_texts(tmp_path):
     """In the metadata, which no check of a recipe sees."""
     bad = "<script>alert(1)</script>\x1b[2J[x](javascript:alert(1))"
-    run = write_run(tmp_path / "a [x](y) <b>", "2", CURVES, processor=bad, command=["python", bad], git_commit=bad)
+    run = write_run(
+        tmp_path / "a [x](y) <b>",
+        "2",
+        CURVES,
+        processor=bad,
+        command=["python", bad],
+        git_commit=bad,
+    )
     html, markdown = page.render([reader.read(run)])
     for text in (html, markdown):
         assert "<script" not in text and "\x1b" not in text
@@ -193,13 +260,16 @@ def test_help_and_dry_run_of_a_hostile_recipe(tmp_path, capsys):
 
 def test_what_is_no_file_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    for path, why in ((tmp_path / "pipe", "Not a regular file"), (Path("/dev/zero"), "Not a regular file"),
-                      (tmp_path, "Is a directory")):  # fmt: skip
+    for path, why in (
+        (tmp_path / "pipe", "Not a regular file"),
+        (Path("/dev/zero"), "Not a regular file"),
+        (tmp_path, "Is a directory"),
+    ):
         with pytest.raises(OSError, match=why):
             files.read_bytes(path)
     (tmp_path / "x.safetensors").symlink_to("/dev/zero")
     with pytest.raises(RunError, match="Not a regular file"):
-        tensors.read(tmp_path / "x.safetensors")
+        array_files.read(tmp_path / "x.safetensors")
     with pytest.raises(RunError, match="Not a regular file"):
         digit.read(tmp_path / "pipe")
 

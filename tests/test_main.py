@@ -15,7 +15,8 @@ import pytest
 from conftest import ROOT
 
 import jaxdrill
-from jaxdrill import config, data, embedded
+from jaxdrill import config, data
+from jaxdrill.data import embedded
 from jaxdrill.errors import RunError, exit_code
 from jaxdrill.main import main
 
@@ -24,7 +25,12 @@ def start(*arguments: str, cwd: Path | None = None, **environment: str) -> subpr
     command = [sys.executable, "-m", "jaxdrill.main", *arguments]
     paths = {"PYTHONPATH": str(ROOT)} | environment
     return subprocess.Popen(
-        command, cwd=cwd, env=os.environ | paths, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=cwd,
+        env=os.environ | paths,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -40,7 +46,9 @@ def test_help_shows_every_field_with_its_default_and_loads_no_jax():
         "except SystemExit as exit: assert exit.code == 0\n"
         "assert 'jax' not in sys.modules and 'numpy' not in sys.modules"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     text = " ".join(done.stdout.split())
     assert "recipe (defaults of step_4)" in text
     momentum = "coefficient of the momentum buffer; only with name sgd; a number from 0 to below 1 (default: 0.95)"
@@ -48,7 +56,16 @@ def test_help_shows_every_field_with_its_default_and_loads_no_jax():
     assert "rises; only with name triangle; a number above 0 and below 1 (default: 0.2)" in text
     assert "--execution.matmul-precision X" in text and "(default: float32)" in text
     assert "--schedule.name X" in text and "(default: constant)" in text
-    for flag in ("--step", "--workdir", "--data-dir", "--offline", "--dry-run", "--seed", "--seeds", "--epochs"):
+    for flag in (
+        "--step",
+        "--workdir",
+        "--data-dir",
+        "--offline",
+        "--dry-run",
+        "--seed",
+        "--seeds",
+        "--epochs",
+    ):
         assert f"{flag} " in text
     assert "check RUN --min-accuracy X" in text
 
@@ -58,7 +75,9 @@ def test_help_of_each_step(step, capsys):
     with pytest.raises(SystemExit) as exited:
         main(["--step", step, "--help"])
     assert exited.value.code == 0
-    assert f"(default: {config.load(step if step != 'all' else '5').goal})" in " ".join(capsys.readouterr().out.split())
+    assert f"(default: {config.load(step if step != 'all' else '5').goal})" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 @pytest.mark.parametrize(
@@ -69,12 +88,24 @@ def test_help_of_each_step(step, capsys):
         (["--step", "4-adam"], "there is no step 4-adam; did you mean 4_adam?"),
         (["--step", "none.toml"], "there is no recipe none.toml"),
         (["--batchsize", "3"], "--batchsize is unknown; did you mean --batch-size?"),
-        (["--learning-rate=3"], "--learning-rate is unknown; did you mean --optimizer.learning-rate?"),
-        (["--optimizer.learning-rate=-1"], "--optimizer.learning-rate is -1; allowed: a number above 0"),
-        (["--optimizer.learning-rate", "-1"], "--optimizer.learning-rate is -1; allowed: a number above 0"),
+        (
+            ["--learning-rate=3"],
+            "--learning-rate is unknown; did you mean --optimizer.learning-rate?",
+        ),
+        (
+            ["--optimizer.learning-rate=-1"],
+            "--optimizer.learning-rate is -1; allowed: a number above 0",
+        ),
+        (
+            ["--optimizer.learning-rate", "-1"],
+            "--optimizer.learning-rate is -1; allowed: a number above 0",
+        ),
         (["--epochs"], "argument --epochs: expected one argument"),
         (["--dropout.rate", "1"], "--dropout.rate is unknown"),
-        (["--hold-out", "5", "--data", "digits"], "hold_out is 5; allowed for digits: 0, or from 80"),
+        (
+            ["--hold-out", "5", "--data", "digits"],
+            "hold_out is 5; allowed for digits: 0, or from 80",
+        ),
         (["--evaluate-on", "validation", "--data", "digits"], "no images are held out"),
         (["--batch-size", "0"], "--batch-size is 0"),
         (
@@ -144,7 +175,11 @@ def test_a_word_like_no_other_gets_no_guess(typed, capsys):
 @pytest.mark.parametrize(
     ("command", "arguments", "message"),
     [
-        ("main", ["check", "runs", "--min-acc", "0.9"], "--min-acc is unknown; did you mean --min-accuracy?"),
+        (
+            "main",
+            ["check", "runs", "--min-acc", "0.9"],
+            "--min-acc is unknown; did you mean --min-accuracy?",
+        ),
         ("main", ["verify", "runs", "--epoch=1"], "--epoch is unknown; did you mean --epochs?"),
         ("report", ["--output", "x"], "--output is unknown; did you mean --out?"),
         ("predict", ["run", "image", "--jsn"], "--jsn is unknown; did you mean --json?"),
@@ -160,7 +195,12 @@ def test_every_command_names_the_flag_that_was_meant(command, arguments, message
 
 @pytest.mark.parametrize(
     ("command", "arguments"),
-    [("main", []), ("main", ["check"]), ("main", ["verify"]), *((name, []) for name in ("report", "export", "page"))],
+    [
+        ("main", []),
+        ("main", ["check"]),
+        ("main", ["verify"]),
+        *((name, []) for name in ("report", "export", "page")),
+    ],
 )
 def test_the_version_of_every_command(command, arguments, capsys):
     with pytest.raises(SystemExit) as exited:
@@ -172,24 +212,50 @@ def test_the_version_of_every_command(command, arguments, capsys):
 @pytest.mark.parametrize(
     ("arguments", "flag", "needed"),
     [
-        (["--step", "4_adam", "--optimizer.momentum", "0.95"], "--optimizer.momentum", "--optimizer.name sgd"),
-        (["--optimizer.name", "adam", "--optimizer.nesterov", "true"], "--optimizer.nesterov", "--optimizer.name sgd"),
-        (["--optimizer.nesterov", "true", "--optimizer.momentum", "0"], "--optimizer.nesterov",
-         "--optimizer.momentum above 0"),
+        (
+            ["--step", "4_adam", "--optimizer.momentum", "0.95"],
+            "--optimizer.momentum",
+            "--optimizer.name sgd",
+        ),
+        (
+            ["--optimizer.name", "adam", "--optimizer.nesterov", "true"],
+            "--optimizer.nesterov",
+            "--optimizer.name sgd",
+        ),
+        (
+            ["--optimizer.nesterov", "true", "--optimizer.momentum", "0"],
+            "--optimizer.nesterov",
+            "--optimizer.momentum above 0",
+        ),
         (["--optimizer.beta-2", "0.9"], "--optimizer.beta-2", "--optimizer.name adam"),
-        (["--step", "4", "--schedule.factor", "0.5"], "--schedule.factor", "--schedule.name step or exponential"),
-        (["--step", "5_exponential", "--schedule.every-epochs", "3"], "--schedule.every-epochs",
-         "--schedule.name step"),
+        (
+            ["--step", "4", "--schedule.factor", "0.5"],
+            "--schedule.factor",
+            "--schedule.name step or exponential",
+        ),
+        (
+            ["--step", "5_exponential", "--schedule.every-epochs", "3"],
+            "--schedule.every-epochs",
+            "--schedule.name step",
+        ),
         (["--schedule.warmup", "0.5"], "--schedule.warmup", "--schedule.name triangle"),
-        (["--step", "3", "--augmentation.rotation-fill", "0"], "--augmentation.rotation-fill",
-         "--augmentation.rotation-degrees, --augmentation.scale or --augmentation.shift-pixels above 0"),
-        (["--step", "all", "--schedule.warmup", "0.5", "--schedule.name", "step"], "--schedule.warmup",
-         "--schedule.name triangle"),
+        (
+            ["--step", "3", "--augmentation.rotation-fill", "0"],
+            "--augmentation.rotation-fill",
+            "--augmentation.rotation-degrees, --augmentation.scale or --augmentation.shift-pixels above 0",
+        ),
+        (
+            ["--step", "all", "--schedule.warmup", "0.5", "--schedule.name", "step"],
+            "--schedule.warmup",
+            "--schedule.name triangle",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_flag_without_an_effect(arguments, flag, needed, capsys):
     assert main([*arguments, "--dry-run"]) == 2
-    expected = f"jaxdrill: {flag} has no effect: it needs {needed}. Remove it, or add what it needs.\n"
+    expected = (
+        f"jaxdrill: {flag} has no effect: it needs {needed}. Remove it, or add what it needs.\n"
+    )
     assert capsys.readouterr().err == expected
 
 
@@ -218,7 +284,9 @@ def test_a_flag_with_an_effect(arguments, capsys):
         ('name = "adam"\nmomentum = 0.5', ["--optimizer.name", "sgd"], False),
     ],
 )
-def test_a_recipes_field_without_an_effect_is_worth_one_warning(toml, flags, warned, tmp_path, capsys):
+def test_a_recipes_field_without_an_effect_is_worth_one_warning(
+    toml, flags, warned, tmp_path, capsys
+):
     """What it inherits is not: step 4 with Adam has step 4's momentum."""
     path = tmp_path / "mine.toml"
     path.write_text(f'extends = "step_4_adam"\n[optimizer]\n{toml}\n')
@@ -236,7 +304,8 @@ def test_a_warning_about_a_recipe_is_printed_once(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "toml", ["epochs = ", 'extends = "mine"', 'extends = "none"', "network = [{ conv = 10, kernel = 29 }]"]
+    "toml",
+    ["epochs = ", 'extends = "mine"', 'extends = "none"', "network = [{ conv = 10, kernel = 29 }]"],
 )
 def test_a_wrong_recipe(toml, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -278,10 +347,12 @@ def test_all_steps_into_one_workdir(tmp_path, monkeypatch, capsys):
         return workdir or parent / config.name
 
     monkeypatch.setattr("jaxdrill.runs.session.train", train)
-    monkeypatch.setattr("jaxdrill.evidence.page.summary", lambda folders, width: "the table")
+    monkeypatch.setattr("jaxdrill.report.page.summary", lambda folders, width: "the table")
     assert main(["--step", "all", "--workdir", str(tmp_path / "my runs")]) == 0
     assert seen == [(name, None, tmp_path / "my runs") for name in config.steps()]
-    assert capsys.readouterr().out.endswith(f"report: python -m jaxdrill.report '{tmp_path / 'my runs'}'\n")
+    assert capsys.readouterr().out.endswith(
+        f"report: python -m jaxdrill.report '{tmp_path / 'my runs'}'\n"
+    )
     assert main(["--step", "3"]) == 0
     assert seen[-1] == ("step_3", None, Path("runs"))
     assert main(["--step", "step_3", "--workdir", "elsewhere"]) == 0
@@ -294,17 +365,21 @@ def test_a_table_that_cannot_be_made_is_no_success(tmp_path, monkeypatch, capsys
         raise RunError("the table cannot be made")
 
     monkeypatch.setattr("jaxdrill.runs.session.train", lambda *_: tmp_path)
-    monkeypatch.setattr("jaxdrill.evidence.page.summary", fail)
+    monkeypatch.setattr("jaxdrill.report.page.summary", fail)
     assert main(["--step", "3"]) == 1
     assert capsys.readouterr().err == "jaxdrill: the table cannot be made\n"
 
 
-def test_the_default_folder_names_a_dataset_that_is_not_mnist(tiny_recipe, few_digits, tmp_path, monkeypatch):
+def test_the_default_folder_names_a_dataset_that_is_not_mnist(
+    tiny_recipe, few_digits, tmp_path, monkeypatch
+):
     """So that MNIST's run is not refused after one on the stand-in."""
     monkeypatch.chdir(tmp_path)
     command = ["--step", str(tiny_recipe), "--epochs", "1"]
     assert main([*command, "--data", "digits"]) == 0
-    monkeypatch.setattr("jaxdrill.data.load", lambda *_: few_digits.__class__("mnist", *embedded.digits()))
+    monkeypatch.setattr(
+        "jaxdrill.data.load", lambda *_: few_digits.__class__("mnist", *embedded.digits())
+    )
     assert main([*command, "--data", "mnist"]) == 0
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["tiny", "tiny_digits"]
 
@@ -320,13 +395,24 @@ def test_a_signal_between_steps_stops_the_drill(number, tmp_path, monkeypatch, c
     few = data.Dataset("digits", *(array[:600] for array in embedded.digits()))
     monkeypatch.setattr("jaxdrill.data.load", load)
     assert main(["--step", "all", "--workdir", str(tmp_path)]) == 128 + number
-    assert capsys.readouterr().err.splitlines()[-1] == "jaxdrill: stopped before anything was trained"
+    assert (
+        capsys.readouterr().err.splitlines()[-1] == "jaxdrill: stopped before anything was trained"
+    )
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
 def test_an_epoch_of_mnist(mnist_dir, tmp_path, capsys):
-    command = ["--step", "5", "--epochs", "1", "--data-dir", str(mnist_dir), "--workdir", str(tmp_path / "run")]
+    command = [
+        "--step",
+        "5",
+        "--epochs",
+        "1",
+        "--data-dir",
+        str(mnist_dir),
+        "--workdir",
+        str(tmp_path / "run"),
+    ]
     assert main(command) == 0
     (row,) = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
     assert row["test_examples"] == 10_000 and row["step"] == 469
@@ -337,16 +423,29 @@ def test_an_epoch_of_mnist(mnist_dir, tmp_path, capsys):
 
 def test_a_whole_run_without_a_network(tiny_recipe, tmp_path):
     """`--data auto` with nothing cached: one warning, digits, and every number says so; no bar into a pipe."""
-    code, out, err = finish(start("--step", str(tiny_recipe), "--data", "auto", "--offline", cwd=tmp_path))
+    code, out, err = finish(
+        start("--step", str(tiny_recipe), "--data", "auto", "--offline", cwd=tmp_path)
+    )
     assert code == 0, err
     assert err.count("\n") == 1 and "training on digits instead" in err
     numbers = [line for line in out.splitlines() if "%" in line and line.startswith("digits")]
-    assert len(numbers) == 2 and all(line.startswith("digits seed 1 epoch ") and " of 2 " in line for line in numbers)
+    assert len(numbers) == 2 and all(
+        line.startswith("digits seed 1 epoch ") and " of 2 " in line for line in numbers
+    )
     assert re.fullmatch(r"compiled for 1 seed\(s\) in \d+\.\d s", out.splitlines()[1])
-    assert out.split("\n\n")[1].splitlines()[-1].split()[:5] == ["tiny", "digits", "1,548", "0.06", "2"]
+    assert out.split("\n\n")[1].splitlines()[-1].split()[:5] == [
+        "tiny",
+        "digits",
+        "1,548",
+        "0.06",
+        "2",
+    ]
     assert "|" not in out
     assert "report: python -m jaxdrill.report runs/tiny_digits\n" in out
-    assert json.loads((tmp_path / "runs" / "tiny_digits" / "run.json").read_text())["dataset"] == "digits"
+    assert (
+        json.loads((tmp_path / "runs" / "tiny_digits" / "run.json").read_text())["dataset"]
+        == "digits"
+    )
 
 
 def test_a_signal_in_the_middle_of_an_epoch(tiny_recipe, tmp_path):
@@ -361,11 +460,19 @@ def test_a_signal_in_the_middle_of_an_epoch(tiny_recipe, tmp_path):
     code, _, err = finish(process)
     assert code == 130, err
     last = err.splitlines()[-1]
-    assert last.startswith("jaxdrill: stopped at step ") and "the same command continues from there" in last
+    assert (
+        last.startswith("jaxdrill: stopped at step ")
+        and "the same command continues from there" in last
+    )
     assert "Traceback" not in err
     assert sorted(path.name for path in (tmp_path / "cut").iterdir()) == [
-        ".lock", "checkpoints", "config.json", "metrics.jsonl", "run.json", "tensorboard",
-    ]  # fmt: skip
+        ".lock",
+        "checkpoints",
+        "config.json",
+        "metrics.jsonl",
+        "run.json",
+        "tensorboard",
+    ]
     stopped_at = int(last.split()[4])
     assert 360 < stopped_at < 720 and stopped_at % 360
     again, out, err = finish(start(*command, "--workdir", str(tmp_path / "cut")))
@@ -373,7 +480,10 @@ def test_a_signal_in_the_middle_of_an_epoch(tiny_recipe, tmp_path):
     assert f"step {stopped_at}" in out
     assert main([*command, "--workdir", str(tmp_path / "whole")]) == 0
     cut, whole = (
-        [json.loads(line) | {"seconds": 0} for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        [
+            json.loads(line) | {"seconds": 0}
+            for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        ]
         for name in ("cut", "whole")
     )
     assert cut == whole and len(whole) == 2
@@ -399,7 +509,11 @@ def test_the_progress_bar_on_a_terminal(tiny_recipe, tmp_path):
         "w",
     ]
     process = subprocess.Popen(
-        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=terminal, stderr=terminal
+        command,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=terminal,
+        stderr=terminal,
     )
     os.close(terminal)
     shown = b""
@@ -411,8 +525,17 @@ def test_the_progress_bar_on_a_terminal(tiny_recipe, tmp_path):
     os.close(controller)
     assert process.wait(timeout=60) == 0
     text = shown.decode()
-    assert re.search(r"compiling for 1 seed\(s\): 0 s.*compiled for 1 seed\(s\) in \d+\.\d s\r\n", text, re.S)
-    for part in ("digits seed 1 epoch 1 of 2:", "digits seed 1 epoch 2 of 2:", "loss=", "accuracy=", "/720 [", "<"):
+    assert re.search(
+        r"compiling for 1 seed\(s\): 0 s.*compiled for 1 seed\(s\) in \d+\.\d s\r\n", text, re.S
+    )
+    for part in (
+        "digits seed 1 epoch 1 of 2:",
+        "digits seed 1 epoch 2 of 2:",
+        "loss=",
+        "accuracy=",
+        "/720 [",
+        "<",
+    ):
         assert part in text
     assert "digits seed 1 epoch  1 of 2 " in text
 
@@ -422,20 +545,29 @@ def test_an_error_of_the_system_without_a_file_says_what_it_is(capsys):
         raise OSError("libtorch_global_deps.so: cannot open shared object file")
 
     assert exit_code(load) == 1
-    assert capsys.readouterr().err == "jaxdrill: libtorch_global_deps.so: cannot open shared object file\n"
+    assert (
+        capsys.readouterr().err
+        == "jaxdrill: libtorch_global_deps.so: cannot open shared object file\n"
+    )
 
 
 def test_a_wheel_finds_the_recipes_from_any_folder(tmp_path):
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
-        cwd=ROOT, check=True, capture_output=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "installed")
-    names = sorted(path.name for path in (tmp_path / "installed" / "jaxdrill" / "configs").iterdir())
+    names = sorted(
+        path.name for path in (tmp_path / "installed" / "jaxdrill" / "configs").iterdir()
+    )
     assert names == sorted(path.name for path in (ROOT / "configs").iterdir())
     assert (tmp_path / "installed" / "jaxdrill" / "py.typed").is_file()
-    code, out, err = finish(start("--step", "2", "--dry-run", cwd=tmp_path, PYTHONPATH=str(tmp_path / "installed")))
+    code, out, err = finish(
+        start("--step", "2", "--dry-run", cwd=tmp_path, PYTHONPATH=str(tmp_path / "installed"))
+    )
     assert code == 0, err
     assert out.split()[-1] == "9,606"

@@ -20,7 +20,11 @@ def cells():
 def test_it_holds_no_outputs_and_asks_for_a_tpu(cells):
     assert all(not cell.get("outputs") and cell.get("execution_count") is None for cell in cells)
     metadata = json.loads(NOTEBOOK.read_text())["metadata"]
-    assert metadata["accelerator"] == "TPU" and metadata["colab"]["gpuType"] == "V5E1" and "widgets" not in metadata
+    assert (
+        metadata["accelerator"] == "TPU"
+        and metadata["colab"]["gpuType"] == "V5E1"
+        and "widgets" not in metadata
+    )
 
 
 def test_it_installs_a_tag_first_and_moves_nothing(cells):
@@ -37,18 +41,33 @@ def test_it_runs(tmp_path, monkeypatch):
     given = {"epochs": "1", "seeds": "2", "data": '"digits"'}
     for cell in notebook.cells:
         for name, value in given.items():
-            cell.source = re.sub(rf"^{name} = .*#@param", f"{name} = {value}  #@param", cell.source, flags=re.M)
+            cell.source = re.sub(
+                rf"^{name} = .*#@param", f"{name} = {value}  #@param", cell.source, flags=re.M
+            )
     devices = next(n for n, cell in enumerate(notebook.cells) if cell.id == "devices")
     notebook.cells.insert(devices + 1, nbformat.v4.new_code_cell(FEW_DIGITS))
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
-    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": f"{tmp_path}"}}).execute()
+    nbclient.NotebookClient(
+        notebook, timeout=600, resources={"metadata": {"path": f"{tmp_path}"}}
+    ).execute()
     found = {cell.id: cell.outputs for cell in notebook.cells if cell.cell_type == "code"}
-    text = {name: "".join(output.get("text", "") for output in outputs) for name, outputs in found.items()}
-    shown = {name: json.dumps([output.get("data", {}) for output in outputs]) for name, outputs in found.items()}
+    text = {
+        name: "".join(output.get("text", "") for output in outputs)
+        for name, outputs in found.items()
+    }
+    shown = {
+        name: json.dumps([output.get("data", {}) for output in outputs])
+        for name, outputs in found.items()
+    }
     assert "1,437 training and 360 test images" in text["train"]
     assert "cpu" in text["devices"] and "step/s" in text["train"] + text["seeds"]  # the bar
     assert "seed 2 epoch  1 of 1" in text["seeds"] and "seed 1 epoch" not in text["seeds"]
-    assert "step_4" in shown["curves"] and "<svg" in shown["curves"] and "image/png" in shown["wrong"]
-    assert "iframe" in shown["report"] and "rotation" in (tmp_path / "runs" / "report.html").read_text()
+    assert (
+        "step_4" in shown["curves"] and "<svg" in shown["curves"] and "image/png" in shown["wrong"]
+    )
+    assert (
+        "iframe" in shown["report"]
+        and "rotation" in (tmp_path / "runs" / "report.html").read_text()
+    )
     assert "mine" in shown["own"] and "inconclusive" in shown["own"]

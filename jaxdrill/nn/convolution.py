@@ -40,7 +40,9 @@ def convolve(x: jax.Array, kernel: jax.Array, padding: int, form: str) -> jax.Ar
     return FORMS[form](x, kernel)
 
 
-def convolve_separably(x: jax.Array, pointwise: jax.Array, depthwise: jax.Array, padding: int, form: str) -> jax.Array:
+def convolve_separably(
+    x: jax.Array, pointwise: jax.Array, depthwise: jax.Array, padding: int, form: str
+) -> jax.Array:
     """Multiply the channels of each pixel by a matrix, then convolve each channel with its own kernel.
 
     Args:
@@ -90,7 +92,10 @@ def unfused(form: str, function: Callable[..., Any], *arguments: Any) -> Any:
 
     def undefined(*_: Any) -> Any:
         return jax.tree.map(
-            lambda a: jnp.full(a.shape, jnp.nan if a.dtype == jnp.float32 else jnp.iinfo(a.dtype).max, a.dtype), shapes
+            lambda a: jnp.full(
+                a.shape, jnp.nan if a.dtype == jnp.float32 else jnp.iinfo(a.dtype).max, a.dtype
+            ),
+            shapes,
         )
 
     return lax.cond(first == first, function, undefined, *arguments)
@@ -132,7 +137,9 @@ def _row_windows(x: jax.Array, size: int) -> jax.Array:
     return jnp.stack([x[:, i : i + height] for i in range(size)], 1).reshape(size * len(x), -1)
 
 
-def _rows_backward(residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _rows_backward(
+    residuals: tuple[jax.Array, jax.Array], dy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Compute both gradients from the same copies of the output's gradient, shifted by the kernel's columns."""
     x, kernel = residuals
     (channels, height, width, batch), (size, outputs) = x.shape, kernel.shape[::3]
@@ -149,7 +156,11 @@ def _rows_backward(residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tup
         columns = unfused("rows", shifted_columns, dy)
         terms = _contract(weights, columns, 0).reshape(channels, size, -1, width, batch)
         pads = [((0, 0), (i, size - 1 - i), (0, 0), (0, 0)) for i in range(size)]
-        dx = unfused("rows", lambda terms: reduce(jnp.add, [jnp.pad(terms[:, i], pads[i]) for i in range(size)]), terms)
+        dx = unfused(
+            "rows",
+            lambda terms: reduce(jnp.add, [jnp.pad(terms[:, i], pads[i]) for i in range(size)]),
+            terms,
+        )
         dkernel = _contract(_row_windows(x, size), columns, 1)
     else:
 
@@ -159,14 +170,18 @@ def _rows_backward(residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tup
             rows = lax.dynamic_slice_in_dim(dx, row, size, 1)
             rows = rows + _contract(weights, columns, 0).reshape(channels, size, width, batch)
             inputs = lax.dynamic_slice_in_dim(x, row, size, 1).reshape(channels * size, -1)
-            return lax.dynamic_update_slice_in_dim(dx, rows, row, 1), dkernel + _contract(inputs, columns, 1)
+            return lax.dynamic_update_slice_in_dim(dx, rows, row, 1), dkernel + _contract(
+                inputs, columns, 1
+            )
 
         start = (jnp.zeros(x.shape), jnp.zeros(weights.T.shape))
         dx, dkernel = lax.fori_loop(0, height - size + 1, add_row, start)
     return dx, dkernel.reshape(channels, size, size, outputs).transpose(1, 2, 0, 3)
 
 
-rows_convolution.defvjp(lambda x, kernel: (rows_convolution(x, kernel), (x, kernel)), _rows_backward)
+rows_convolution.defvjp(
+    lambda x, kernel: (rows_convolution(x, kernel), (x, kernel)), _rows_backward
+)
 
 
 # Other forms
@@ -187,11 +202,17 @@ def _xla_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return _convolution(x, kernel, 0, ("CHWN", "HWIO", "CHWN"))
 
 
-def _convolution(x: jax.Array, kernel: jax.Array, padding: int, dimensions: tuple[str, str, str]) -> jax.Array:
-    return lax.conv_general_dilated(x, kernel, (1, 1), [(padding, padding)] * 2, dimension_numbers=dimensions)
+def _convolution(
+    x: jax.Array, kernel: jax.Array, padding: int, dimensions: tuple[str, str, str]
+) -> jax.Array:
+    return lax.conv_general_dilated(
+        x, kernel, (1, 1), [(padding, padding)] * 2, dimension_numbers=dimensions
+    )
 
 
-def _xla_backward(residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _xla_backward(
+    residuals: tuple[jax.Array, jax.Array], dy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """JAX's own gradients cannot be vectorised in jax 0.7.2."""
     x, kernel = residuals
     dx = _convolution(dy, jnp.flip(kernel, (0, 1)), kernel.shape[0] - 1, ("CHWN", "HWOI", "CHWN"))
@@ -219,7 +240,11 @@ def _weighted_sum(views: list[jax.Array], kernel: jax.Array) -> jax.Array:
     return reduce(jnp.add, [view * each for view, each in zip(views, weights, strict=True)])
 
 
-FORMS: dict[str, Form] = {"rows": rows_convolution, "xla": xla_convolution, "im2col": im2col_convolution}
+FORMS: dict[str, Form] = {
+    "rows": rows_convolution,
+    "xla": xla_convolution,
+    "im2col": im2col_convolution,
+}
 
 
 # Depthwise convolution in the form "rows". The other forms multiply both kernels of a separable convolution.
@@ -239,7 +264,11 @@ def _depthwise_backward(padding: int, residuals: Any, dy: jax.Array) -> tuple[ja
     x, kernel = residuals
     size = kernel.shape[0]
     dx = unfused("rows", partial(_shift_add, padding=size - 1 - padding), dy, kernel[::-1, ::-1])
-    gradient = _short_depthwise_kernel_gradient if dy.shape[2] <= MAX_SHORT_ROW else _depthwise_kernel_gradient
+    gradient = (
+        _short_depthwise_kernel_gradient
+        if dy.shape[2] <= MAX_SHORT_ROW
+        else _depthwise_kernel_gradient
+    )
     return dx, gradient(_pad(x, padding), dy, size)
 
 
@@ -277,5 +306,6 @@ def _short_depthwise_kernel_gradient(x: jax.Array, dy: jax.Array, size: int) -> 
 
 
 _convolve_depthwise.defvjp(
-    lambda x, kernel, padding: (_convolve_depthwise(x, kernel, padding), (x, kernel)), _depthwise_backward
+    lambda x, kernel, padding: (_convolve_depthwise(x, kernel, padding), (x, kernel)),
+    _depthwise_backward,
 )

@@ -56,20 +56,28 @@ def _batch_norm_forward(
     return (y, mean, variance), (x, scale, mean, variance)
 
 
-def _batch_norm_backward(relu: bool, axis: str | None, form: str, residuals: Any, gradients: Any) -> Any:
+def _batch_norm_backward(
+    relu: bool, axis: str | None, form: str, residuals: Any, gradients: Any
+) -> Any:
     x, scale, mean, variance = residuals
     dy = gradients[0]
     inverse = lax.rsqrt(variance + EPSILON)
-    own = _channel_sums(dy, dy * (jax.nn.relu(x) if relu else x), None)  # The step sums all gradients over devices.
+    own = _channel_sums(
+        dy, dy * (jax.nn.relu(x) if relu else x), None
+    )  # The step sums all gradients over devices.
     total = lax.psum(own, axis) if axis else own
     dscale, (dbias, products) = (own[1] - mean * own[0]) * inverse, total / _count(x, axis)
     slope = scale * inverse**3 * (products - mean * dbias)
 
-    def input_gradient(x: jax.Array, dy: jax.Array, factor: jax.Array, slope: jax.Array, shift: jax.Array) -> jax.Array:
+    def input_gradient(
+        x: jax.Array, dy: jax.Array, factor: jax.Array, slope: jax.Array, shift: jax.Array
+    ) -> jax.Array:
         dx = per_channel(factor) * dy - per_channel(slope) * x + per_channel(shift)
         return jnp.where(x > 0, dx, 0) if relu else dx
 
-    dx = unfused(form, input_gradient, x, dy, scale * inverse, slope, slope * mean - scale * inverse * dbias)
+    dx = unfused(
+        form, input_gradient, x, dy, scale * inverse, slope, slope * mean - scale * inverse * dbias
+    )
     return dx, dscale, own[0]
 
 
@@ -167,9 +175,15 @@ def dropout(keys: jax.Array, x: jax.Array, rate: float, form: str) -> jax.Array:
     """
     count, threshold = math.prod(x.shape[:-1]), round(rate * 65536)
     blocks = -(-count // 4)  # two words for each, and two decisions for each word
-    constant = lax.stop_gradient(x)  # Else JAX would differentiate the drawing, which only makes tracing slower.
-    words = unfused(form, lambda _, key: _random_words(key, blocks), constant, jax.random.key_data(keys).T)
-    kept = jnp.concatenate([half >= threshold for word in words for half in (word & 0xFFFF, word >> 16)])
+    constant = lax.stop_gradient(
+        x
+    )  # Else JAX would differentiate the drawing, which only makes tracing slower.
+    words = unfused(
+        form, lambda _, key: _random_words(key, blocks), constant, jax.random.key_data(keys).T
+    )
+    kept = jnp.concatenate(
+        [half >= threshold for word in words for half in (word & 0xFFFF, word >> 16)]
+    )
     return jnp.where(kept[:count].reshape(x.shape), x * (65536 / (65536 - threshold)), 0)
 
 

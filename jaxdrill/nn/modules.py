@@ -9,11 +9,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxdrill.config.layers import Conv, Layer, LayerShape, Pool, layer_names
 from jaxdrill.nn import functional
-from jaxdrill.nn.architecture import layer_names
 from jaxdrill.nn.convolution import convolve, convolve_separably
 from jaxdrill.nn.functional import per_channel
-from jaxdrill.nn.layers import Conv, Flow, Layer
 
 
 def torch_uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -33,13 +32,17 @@ class Convolution(nnx.Module):
         size = 1 if layer.separable else layer.kernel
         self.kernel = nnx.Param(torch_uniform(rngs.params(), (size, size, channels, layer.conv)))
         if layer.separable:
-            self.depthwise = nnx.Param(torch_uniform(rngs.params(), (layer.kernel, layer.kernel, 1, layer.conv)))
+            self.depthwise = nnx.Param(
+                torch_uniform(rngs.params(), (layer.kernel, layer.kernel, 1, layer.conv))
+            )
         # PyTorch's constants. Flax's running variance is the biased one (n), PyTorch's the unbiased (n - 1): they
         # differ by less than 1/4,000 here, and training normalises with the biased one in both.
         norm: dict[str, Any] = dict(momentum=0.9, epsilon=functional.EPSILON, rngs=rngs)
         self.batch_norm = nnx.BatchNorm(layer.conv, **norm) if layer.batch_norm else None
 
-    def __call__(self, x: jax.Array, train: bool, keys: jax.Array | None, axis: str | None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, train: bool, keys: jax.Array | None, axis: str | None
+    ) -> jax.Array:
         layer, norm, form = self.layer, self.batch_norm, self.convolution
         if layer.separable:
             pointwise, depthwise = self.kernel[...][0, 0], self.depthwise[...][:, :, 0]
@@ -54,7 +57,9 @@ class Convolution(nnx.Module):
             x = functional.dropout(keys, x, layer.dropout, form)
         return x
 
-    def normalize(self, x: jax.Array, norm: nnx.BatchNorm, train: bool, axis: str | None) -> jax.Array:
+    def normalize(
+        self, x: jax.Array, norm: nnx.BatchNorm, train: bool, axis: str | None
+    ) -> jax.Array:
         """Normalize by the batch's statistics and update the running ones, or normalize by the running ones."""
         mean, variance, scale, bias = (
             cast(nnx.Variable, each)[...] for each in (norm.mean, norm.var, norm.scale, norm.bias)
@@ -64,7 +69,9 @@ class Convolution(nnx.Module):
             factor = scale * jax.lax.rsqrt(variance + norm.epsilon)
             return (x - per_channel(mean)) * per_channel(factor) + per_channel(bias)
         batch_norm = cast(Any, functional.batch_norm)
-        x, batch_mean, batch_variance = batch_norm(x, scale, bias, self.layer.relu, axis, self.convolution)
+        x, batch_mean, batch_variance = batch_norm(
+            x, scale, bias, self.layer.relu, axis, self.convolution
+        )
         norm.mean[...] = norm.momentum * mean + (1 - norm.momentum) * batch_mean
         norm.var[...] = norm.momentum * variance + (1 - norm.momentum) * batch_variance
         return x
@@ -73,25 +80,40 @@ class Convolution(nnx.Module):
 class Pooling(nnx.Module):
     """Pooling over squares that do not overlap."""
 
-    def __init__(self, pool: str, size: int, convolution: str) -> None:
+    def __init__(self, layer: Pool, channels: int, convolution: str, rngs: nnx.Rngs) -> None:
         max_pool = partial(functional.max_pool, form=convolution)
-        self.pool, self.size = {"max": max_pool, "average": functional.average_pool}[pool], size
+        self.pool, self.size = (
+            {"max": max_pool, "average": functional.average_pool}[layer.pool],
+            layer.size,
+        )
 
-    def __call__(self, x: jax.Array, train: bool, keys: jax.Array | None, axis: str | None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, train: bool, keys: jax.Array | None, axis: str | None
+    ) -> jax.Array:
         return self.pool(x, self.size)
+
+
+# A new kind of layer is defined in config/layers.py and built here.
+MODULES: dict[type[Layer], Any] = {Conv: Convolution, Pool: Pooling}
 
 
 class Network(nnx.Module):
     """The layers in order, each an attribute by its name: conv1, conv2, pool1."""
 
-    def __init__(self, layers: Sequence[Layer], convolution: str, rngs: nnx.Rngs, channels: int = 1) -> None:
-        self.names, flow = tuple(layer_names(layers)), Flow(channels=channels)
+    def __init__(
+        self, layers: Sequence[Layer], convolution: str, rngs: nnx.Rngs, channels: int = 1
+    ) -> None:
+        self.names, shape = tuple(layer_names(layers)), LayerShape(channels=channels)
         for name, layer in zip(self.names, layers, strict=True):
-            setattr(self, name, layer.module(flow.channels, convolution, rngs))
-            flow = layer.trace(flow)
+            setattr(self, name, MODULES[type(layer)](layer, shape.channels, convolution, rngs))
+            shape = layer.shape(shape)
 
-    def __call__(self, x: jax.Array, train: bool, keys: jax.Array | None, axis: str | None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, train: bool, keys: jax.Array | None, axis: str | None
+    ) -> jax.Array:
         for number, name in enumerate(self.names):
-            layer_keys = None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+            layer_keys = (
+                None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+            )
             x = getattr(self, name)(x, train, layer_keys, axis)
         return x

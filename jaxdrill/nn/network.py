@@ -9,8 +9,7 @@ import jax
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jaxdrill.nn.architecture import CLASSES, SIDE
-from jaxdrill.nn.layers import Layer
+from jaxdrill.config.layers import CLASSES, SIDE, Layer
 from jaxdrill.nn.modules import Network
 
 
@@ -30,12 +29,16 @@ def _keys(key: jax.Array) -> nnx.Rngs:
 
 def make_graph(network: Sequence[Layer], convolution: str = "xla") -> Any:
     """The network without its arrays: static, hashable. `convolution` is how they are computed, as in `Execution`."""
-    return nnx.split(nnx.eval_shape(lambda: Network(network, convolution, _keys(jax.random.key(0)))))[0]
+    return nnx.split(
+        nnx.eval_shape(lambda: Network(network, convolution, _keys(jax.random.key(0))))
+    )[0]
 
 
 def init(network: Sequence[Layer], key: jax.Array) -> tuple[Any, Any]:
     """Fresh parameters and batch statistics: plain pytrees of float32 arrays, keyed by layer and name."""
-    _, params, batch_stats = nnx.split(Network(network, "xla", _keys(key)), nnx.Param, nnx.BatchStat)
+    _, params, batch_stats = nnx.split(
+        Network(network, "xla", _keys(key)), nnx.Param, nnx.BatchStat
+    )
     return nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
 
 

@@ -14,11 +14,11 @@ import jax
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from jaxdrill import tensors
+from jaxdrill import array_files
+from jaxdrill.array_files import Arrays
 from jaxdrill.errors import RunError, print_error
 from jaxdrill.files import parse_json
 from jaxdrill.runs.folder import START_OVER, as_row
-from jaxdrill.tensors import Arrays
 
 KEPT = 2  # checkpoints of a group: if the latest is damaged, the one before it is used
 
@@ -74,7 +74,7 @@ class Checkpoints:
         """
         began = time.perf_counter()
         about = {"step": f"{step}", "metadata": json.dumps(metadata)}
-        tensors.write(self.folder / f"step_{step}.safetensors", arrays, about)
+        array_files.write(self.folder / f"step_{step}.safetensors", arrays, about)
         for file in _files(self.folder)[KEPT:]:
             file.unlink(missing_ok=True)
         self._saved_at = time.perf_counter()
@@ -83,7 +83,10 @@ class Checkpoints:
 
 def named(progress: Any) -> Arrays:
     """The arrays of a tree in memory, by their paths."""
-    return {jax.tree_util.keystr(path): np.asarray(a) for path, a in jax.tree_util.tree_leaves_with_path(progress)}
+    return {
+        jax.tree_util.keystr(path): np.asarray(a)
+        for path, a in jax.tree_util.tree_leaves_with_path(progress)
+    }
 
 
 def latest(folder: Path) -> Checkpoint | None:
@@ -100,10 +103,14 @@ def latest(folder: Path) -> Checkpoint | None:
             damaged.append(f"{error}")
             continue
         for what in damaged:
-            print_error(f"warning: {what}; the checkpoint before it, of step {checkpoint.step}, is used")
+            print_error(
+                f"warning: {what}; the checkpoint before it, of step {checkpoint.step}, is used"
+            )
         return checkpoint
     if damaged:
-        raise RunError(f"{damaged[0]}; there is no whole one in {folder}: delete it to start these seeds afresh")
+        raise RunError(
+            f"{damaged[0]}; there is no whole one in {folder}: delete it to start these seeds afresh"
+        )
     return None
 
 
@@ -129,11 +136,14 @@ def select(checkpoint: Checkpoint, template: Any, seeds: list[int]) -> Any:
 def _files(folder: Path) -> list[Path]:
     """A group's checkpoints, the latest first."""
     steps = {file: file.stem.removeprefix("step_") for file in folder.glob("step_*.safetensors")}
-    return sorted((file for file, step in steps.items() if step.isdecimal()), key=lambda file: -int(steps[file]))
+    return sorted(
+        (file for file, step in steps.items() if step.isdecimal()),
+        key=lambda file: -int(steps[file]),
+    )
 
 
 def _read(file: Path) -> Checkpoint:
-    arrays, about = tensors.read(file)
+    arrays, about = array_files.read(file)
     try:
         metadata = parse_json(about["metadata"])
         Metadata.model_validate(metadata)

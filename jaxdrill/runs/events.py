@@ -16,7 +16,9 @@ if _crc32c is None:  # The import of tensorboardX has set it for a package that 
     os.environ.pop("CRC32C_SW_MODE", None)
 
 TAGS = {  # tag: column of `metrics.jsonl`
-    f"{split}/{key}": f"{split}_{key}" for split in ("train", "test", "validation") for key in ("loss", "accuracy")
+    f"{split}/{key}": f"{split}_{key}"
+    for split in ("train", "test", "validation")
+    for key in ("loss", "accuracy")
 } | {"learning_rate": "learning_rate"}
 
 
@@ -34,9 +36,14 @@ class Events:
             OSError: it cannot be written.
         """
         for row in rows:
-            writer, values = self._writers[row["seed"]], {tag: row[key] for tag, key in TAGS.items() if key in row}
+            writer, values = (
+                self._writers[row["seed"]],
+                {tag: row[key] for tag, key in TAGS.items() if key in row},
+            )
             for tag, value in (values | {"time/images_per_second": images_per_second}).items():
-                writer.write_event(Event(wall_time=time(), step=row["step"], summary=scalar(tag, value)))
+                writer.write_event(
+                    Event(wall_time=time(), step=row["step"], summary=scalar(tag, value))
+                )
             writer.flush()
 
 
@@ -47,7 +54,9 @@ def opened(folder: Path, seeds: Sequence[int], step: int) -> Iterator[Events]:
         writers = {}
         for seed in seeds:
             (own := folder / f"seed_{seed}").mkdir(parents=True, exist_ok=True)
-            writers[seed] = writer = EventsWriter(f"{own / 'events'}", f".{step}")  # else one a second
+            writers[seed] = writer = EventsWriter(
+                f"{own / 'events'}", f".{step}"
+            )  # else one a second
             stack.enter_context(closing(writer))
             begun = SessionLog(status=SessionLog.START)
             writer.write_event(Event(wall_time=time(), step=step + 1, session_log=begun))

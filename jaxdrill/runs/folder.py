@@ -13,19 +13,29 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from scipy.special import softmax
 
+from jaxdrill.array_files import read_npz, write_npz
+from jaxdrill.config.config import Config
 from jaxdrill.errors import RunError
 from jaxdrill.files import parse_json, read_bytes, read_json, write_text
-from jaxdrill.recipe import Config
-from jaxdrill.tensors import read_npz, write_npz
 
 FORMAT = 3  # it grows when a reader of the older one would go wrong
 LARGEST_NUMBER = 1e30  # in metrics.jsonl: what is read can be squared and added, as statistics do
 FOLDERS = ("predictions", "weights", "checkpoints", "tensorboard")
-NAMES = ("config.json", "run.json", "metrics.jsonl", "images.npz", *FOLDERS)  # of what training writes
+NAMES = (
+    "config.json",
+    "run.json",
+    "metrics.jsonl",
+    "images.npz",
+    *FOLDERS,
+)  # of what training writes
 # What to do if a run cannot be continued.
 START_OVER = "Pass --restart to archive that run and start over, or pass another --workdir."
 TRAINED = ("epoch", "step", "learning_rate", "train_loss", "train_accuracy", "seconds")
-EVALUATED = ("loss", "accuracy", "examples")  # in the file `test_loss` or `validation_loss` and so on
+EVALUATED = (
+    "loss",
+    "accuracy",
+    "examples",
+)  # in the file `test_loss` or `validation_loss` and so on
 
 
 class _Read(BaseModel):
@@ -84,7 +94,11 @@ def read_metadata(folder: Path) -> dict[str, Any]:
         Metadata.model_validate(metadata)
     except ValueError as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else None
-        what = f"{'.'.join(map(str, first['loc']))} in run.json: {first['msg']}" if first else f"run.json: {error}"
+        what = (
+            f"{'.'.join(map(str, first['loc']))} in run.json: {first['msg']}"
+            if first
+            else f"run.json: {error}"
+        )
         raise RunError(
             f"{folder} is damaged ({what}). Delete its run.json and repeat the command that trained it, which writes "
             "the file again."
@@ -121,7 +135,10 @@ def write_config(folder: Path, config: Config, seeds: list[int]) -> None:
         seeds: in order, at least one.
     """
     consecutive = seeds[-1] - seeds[0] == len(seeds) - 1
-    table = config.model_dump(mode="json") | {"seed": seeds[0], "seeds": len(seeds) if consecutive else seeds}
+    table = config.model_dump(mode="json") | {
+        "seed": seeds[0],
+        "seeds": len(seeds) if consecutive else seeds,
+    }
     write_text(folder / "config.json", json.dumps(table, indent=1))
 
 
@@ -148,16 +165,25 @@ def as_row(value: Any) -> dict[str, Any]:
     Raises:
         ValueError: it is not such a row.
     """
-    whole = isinstance(value, dict) and all(type(value.get(key)) is int for key in ("seed", "epoch"))
+    whole = isinstance(value, dict) and all(
+        type(value.get(key)) is int for key in ("seed", "epoch")
+    )
     if not whole or not 0 <= value["seed"] < 2**32 or not 0 <= value["epoch"] < 2**32:
         raise ValueError("a row of metrics.jsonl has no seed or epoch")
-    if not all(type(number) in (int, float) and abs(number) <= LARGEST_NUMBER for number in value.values()):
+    if not all(
+        type(number) in (int, float) and abs(number) <= LARGEST_NUMBER for number in value.values()
+    ):
         raise ValueError("a row of metrics.jsonl holds something else than numbers")
     return {"seed": value["seed"], "epoch": value["epoch"]} | value
 
 
 def write_predictions(
-    folder: Path, seed: int, epoch: int, labels: np.ndarray, logits: np.ndarray, train: tuple[int, int]
+    folder: Path,
+    seed: int,
+    epoch: int,
+    labels: np.ndarray,
+    logits: np.ndarray,
+    train: tuple[int, int],
 ) -> None:
     """Write the predictions of a seed after an epoch.
 
@@ -173,7 +199,9 @@ def write_predictions(
         "epoch": np.int64(epoch),
         "labels": labels,
         "predicted": logits.argmax(axis=-1).astype(np.uint8),
-        "probabilities": np.round(softmax(logits, axis=-1), 4).astype(np.float16),  # rounded they pack to a third
+        "probabilities": np.round(softmax(logits, axis=-1), 4).astype(
+            np.float16
+        ),  # rounded they pack to a third
         "train_correct": np.int64(train[0]),
         "train_examples": np.int64(train[1]),
     }
@@ -188,18 +216,28 @@ def read_predictions(file: Path) -> dict[str, np.ndarray]:
         ValueError: the file is damaged, or holds something else.
     """
     kept = read_npz(file)
-    if missing := [name for name in ("epoch", "labels", "predicted", "probabilities") if name not in kept]:
+    if missing := [
+        name for name in ("epoch", "labels", "predicted", "probabilities") if name not in kept
+    ]:
         raise ValueError(f"{file.name} holds no {missing[0]}")
     epoch, labels, predicted = kept["epoch"], kept["labels"], kept["predicted"]
     count = labels.size
     if epoch.shape or epoch.dtype.kind not in "iu":
         raise ValueError(f"{file.name} holds no number of an epoch")
-    if not (labels.dtype == predicted.dtype == np.uint8 and labels.shape == predicted.shape == (count,)):
+    if not (
+        labels.dtype == predicted.dtype == np.uint8 and labels.shape == predicted.shape == (count,)
+    ):
         raise ValueError(f"{file.name} holds no labels and predictions")
-    if (kept["probabilities"].dtype, kept["probabilities"].shape) != (np.float16, (count, 10)) or not count:
+    if (kept["probabilities"].dtype, kept["probabilities"].shape) != (
+        np.float16,
+        (count, 10),
+    ) or not count:
         raise ValueError(f"{file.name} holds no probabilities of ten classes")
     probabilities = kept["probabilities"]
-    if max(labels.max(), predicted.max()) > 9 or not ((probabilities >= 0) & (probabilities <= 1)).all():
+    if (
+        max(labels.max(), predicted.max()) > 9
+        or not ((probabilities >= 0) & (probabilities <= 1)).all()
+    ):
         raise ValueError(f"{file.name} holds something else than digits and their probabilities")
     if "train_correct" in kept:
         correct, examples = kept["train_correct"], kept.get("train_examples", np.float64(0))

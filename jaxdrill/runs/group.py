@@ -8,20 +8,20 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from jaxdrill.config.config import Config
 from jaxdrill.data import Dataset
 from jaxdrill.errors import RunError, say, shows_progress
 from jaxdrill.nn.network import named_weights
-from jaxdrill.recipe import Config
 from jaxdrill.runs import checkpoints, events, folder
 from jaxdrill.runs.checkpoints import Checkpoint, Checkpoints
 from jaxdrill.runs.epochs import as_line, as_rows
 from jaxdrill.runs.folder import Rows
 from jaxdrill.runs.stopping import StopRequest
-from jaxdrill.runs.weights import Weights, write_weights
 from jaxdrill.training import processes
-from jaxdrill.training.fit import EpochResult, NotFinite, fit
+from jaxdrill.training.fit import EpochResult, NonFiniteLossError, fit
 from jaxdrill.training.program import Program
 from jaxdrill.training.step import Progress, evaluated_weights
+from jaxdrill.weights import Weights, write_weights
 
 STEPS_APART = 16  # steps between the questions of several processes whether one is to stop
 
@@ -62,7 +62,9 @@ class Group:
         self.saver = Checkpoints(run.workdir / "checkpoints" / label)
         mesh = program.mesh
         kind = mesh.devices.flat[0].device_kind
-        self.layout = f"{mesh.shape['seeds']} x {mesh.shape['batch']} {kind}"  # seeds, and shards of a batch
+        self.layout = (
+            f"{mesh.shape['seeds']} x {mesh.shape['batch']} {kind}"  # seeds, and shards of a batch
+        )
 
     def train(self) -> None:
         """Trains to the last epoch; after each, the rows are written first, then the checkpoint, and after the last one
@@ -74,8 +76,12 @@ class Group:
         """
         try:
             self._train()
-        except NotFinite as error:
-            kept = f"{self.saver.folder} keeps the state before" if self.saver.folder.is_dir() else "nothing was saved"
+        except NonFiniteLossError as error:
+            kept = (
+                f"{self.saver.folder} keeps the state before"
+                if self.saver.folder.is_dir()
+                else "nothing was saved"
+            )
             how = "begin again with a smaller --optimizer.learning-rate and --restart, which sets this folder aside"
             raise RunError(f"{error}; {kept}; {how}") from error
 
@@ -83,14 +89,22 @@ class Group:
         run, steps, total = self.run, self.program.steps_per_epoch, self.run.config.epochs
         progress = self._restored(self.source) if self.source else None
         done, result = self.step // steps, None
-        run.rows[:] = [row for row in run.rows if row["seed"] not in self.seeds or row["epoch"] < done]
+        run.rows[:] = [
+            row for row in run.rows if row["seed"] not in self.seeds or row["epoch"] < done
+        ]
         if 0 < self.step < total * steps:
             say(f"{self.name}: continuing in epoch {done + 1} of {total}, at step {self.step}")
         hidden = not shows_progress()
-        self.bar = _Bar(total=total * steps, initial=self.step, disable=hidden, leave=False, unit="step")
+        self.bar = _Bar(
+            total=total * steps, initial=self.step, disable=hidden, leave=False, unit="step"
+        )
         self.bar.set_description(f"{self.name} epoch {done + 1} of {total}", refresh=False)
         first = processes.is_first()
-        opened = events.opened(run.workdir / "tensorboard", self.seeds, self.step) if first else nullcontext()
+        opened = (
+            events.opened(run.workdir / "tensorboard", self.seeds, self.step)
+            if first
+            else nullcontext()
+        )
         with self.bar, opened as scalars:
             for result in fit(self.program, self.seeds, progress, self._watch):
                 self._end_epoch(result, scalars)
@@ -103,10 +117,12 @@ class Group:
         """The progress of the group's seeds in a checkpoint, which process 0 has read."""
         if (before := source.metadata.get("layout", self.layout)) != self.layout:
             changed = f"{self.name}: The devices changed from {before} to {self.layout}."
-            say(f"{changed} Results are statistically equivalent to those of one layout, not identical.")
+            say(
+                f"{changed} Results are statistically equivalent to those of one layout, not identical."
+            )
         like = self.program.template
         own = checkpoints.select(source, like, self.seeds) if processes.is_first() else None
-        return processes.put(processes.share_arrays(own, like), self.program.sharding)
+        return processes.to_devices(processes.broadcast_arrays(own, like), self.program.sharding)
 
     def _watch(self, progress: Progress, step: int, losses: np.ndarray, seconds: float) -> None:
         """After each launch: the progress bar, and a stop if one was asked for."""
@@ -116,7 +132,10 @@ class Group:
             bar.set_description(f"{self.name} {epoch}", refresh=False)
             shown = {"loss": f"{losses.mean():.4f}"}
             if processes.count() == 1:  # of several, each has its own seeds' sums
-                correct, count = np.asarray(progress.totals.correct).sum(), np.asarray(progress.totals.count).sum()
+                correct, count = (
+                    np.asarray(progress.totals.correct).sum(),
+                    np.asarray(progress.totals.count).sum(),
+                )
                 shown["accuracy"] = f"{100 * correct / count:.2f} %"
             bar.set_postfix(shown, refresh=False)
         bar.update(step - bar.n)
@@ -129,18 +148,23 @@ class Group:
 
     def _end_epoch(self, result: EpochResult, scalars: events.Events | None) -> None:
         """Keeps and prints what an epoch gave."""
-        run, rows = self.run, as_rows(self.seeds, result, self.run.dataset.split, self.earlier_seconds)
+        run, rows = (
+            self.run,
+            as_rows(self.seeds, result, self.run.dataset.split, self.earlier_seconds),
+        )
         for row in rows:
             if not all(np.isfinite(value) for value in row.values()):
-                raise NotFinite(f"the {run.dataset.split} loss of seed {row['seed']} is not finite after epoch "
-                                f"{result.epoch + 1}, learning rate {result.learning_rate:g}")  # fmt: skip
+                raise NonFiniteLossError(
+                    f"the {run.dataset.split} loss of seed {row['seed']} is not finite after epoch "
+                    f"{result.epoch + 1}, learning rate {result.learning_rate:g}"
+                )
         run.rows[:] = sorted([*run.rows, *rows], key=lambda row: (row["seed"], row["epoch"]))
         if scalars:
             folder.write_rows(run.workdir, run.rows)
         run.metadata["seconds"]["train"] += result.train_seconds
         run.metadata["seconds"]["evaluation"] += result.test_seconds
         last = result.epoch + 1 == run.config.epochs
-        due = processes.share(self.saver.due)
+        due = processes.broadcast_from_first(self.saver.due)
         if run.stop or last or due:
             self._save(result.progress, result.step, 0.0)
         images = len(self.seeds) * len(run.dataset.train_labels)
@@ -154,32 +178,47 @@ class Group:
 
     def _save(self, progress: Progress, step: int, epoch_seconds: float) -> None:
         rows = [row for row in self.run.rows if row["seed"] in self.seeds]
-        metadata = {"seeds": self.seeds, "identity": self.run.identity, "rows": rows, "epoch_seconds": epoch_seconds,
-                    "layout": self.layout}  # fmt: skip
-        arrays = checkpoints.named(processes.fetch(progress))
+        metadata = {
+            "seeds": self.seeds,
+            "identity": self.run.identity,
+            "rows": rows,
+            "epoch_seconds": epoch_seconds,
+            "layout": self.layout,
+        }
+        arrays = checkpoints.named(processes.to_host(progress))
         for name, array in arrays.items():
             if not np.isfinite(array).all():
-                raise NotFinite(f"{name} is not finite after step {step} of {self.name}")
+                raise NonFiniteLossError(f"{name} is not finite after step {step} of {self.name}")
         if processes.is_first():
             self.saver.save(step, arrays, metadata)
 
     def _check_stop(self, step: int) -> None:
-        where = f"the state is saved in {self.run.workdir}, and the same command continues from there"
+        where = (
+            f"the state is saved in {self.run.workdir}, and the same command continues from there"
+        )
         self.run.stop.check(f"stopped at step {step} of {self.name}; {where}")
 
     def _write_last(self, progress: Progress, logits: np.ndarray, epoch: int) -> None:
         """Write the predictions and weights of each seed after the epoch that the progress ends."""
         run = self.run
-        train = processes.fetch(self.program.evaluate_training(progress.state))
-        weights = processes.fetch(named_weights(*evaluated_weights(progress.state)))
+        train = processes.to_host(self.program.evaluate_training(progress.state))
+        weights = processes.to_host(named_weights(*evaluated_weights(progress.state)))
         if not processes.is_first():
             return
-        about = {key: run.metadata[key] for key in ("dataset", "dataset_sha256", "versions", "git_commit")}
+        about = {
+            key: run.metadata[key]
+            for key in ("dataset", "dataset_sha256", "versions", "git_commit")
+        }
         about["preparation"] = run.dataset.preparation.as_table()
         for n, seed in enumerate(self.seeds):
             own = {name: array[n] for name, array in weights.items()}
             write_weights(
-                folder.weights_file(run.workdir, seed), own, run.config, about | {"seed": seed, "epochs": epoch + 1}
+                folder.weights_file(run.workdir, seed),
+                own,
+                run.config,
+                about | {"seed": seed, "epochs": epoch + 1},
             )
             correct = int(train.correct[n]), int(train.count[n])
-            folder.write_predictions(run.workdir, seed, epoch, run.dataset.test_labels, logits[n], correct)
+            folder.write_predictions(
+                run.workdir, seed, epoch, run.dataset.test_labels, logits[n], correct
+            )

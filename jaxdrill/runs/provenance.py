@@ -12,16 +12,27 @@ from typing import Any
 import jax
 
 from jaxdrill import __version__
+from jaxdrill.config.config import Config
 from jaxdrill.data import Dataset
 from jaxdrill.errors import UsageError
-from jaxdrill.recipe import Config
 from jaxdrill.runs.folder import FORMAT, START_OVER
 from jaxdrill.training import backend
 from jaxdrill.training.random import GENERATOR
 
 # Packages that determine results; those of accelerators are recorded where one is used.
-LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "scikit-learn", "tensorflow-datasets")
-ACCELERATORS = re.compile(r"libtpu|jax[-_](cuda|rocm)\d*[-_](plugin|pjrt)|nvidia[-_](cudnn|cublas)([-_]cu\d+)?")
+LIBRARIES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "tensorflow-datasets",
+)
+ACCELERATORS = re.compile(
+    r"libtpu|jax[-_](cuda|rocm)\d*[-_](plugin|pjrt)|nvidia[-_](cudnn|cublas)([-_]cu\d+)?"
+)
 # Fields with which a run may be continued; what `init_from` names is compared by its sum.
 FREE = {"epochs", "seed", "seeds", "goal", "extends", "init_from"}
 
@@ -47,8 +58,11 @@ def describe_run(
     session = {
         "command": command,
         "seeds": list(range(config.seed, config.seed + config.seeds)),
-        "versions": {"python": platform.python_version(), "jaxdrill": __version__} | _library_versions(),
-        "devices": [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices()],
+        "versions": {"python": platform.python_version(), "jaxdrill": __version__}
+        | _library_versions(),
+        "devices": [
+            f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices()
+        ],
         "processor": _processor(),
         "git_commit": git_commit(Path(__file__).parents[1]),
     }
@@ -68,7 +82,9 @@ def describe_run(
         "matmul_precision": config.execution.matmul_precision,
         **session,
         "earlier_sessions": [each for each in earlier if each != session],
-        "seconds": previous.get("seconds", dict.fromkeys(("data", "compile", "train", "evaluation"), 0.0)),
+        "seconds": previous.get(
+            "seconds", dict.fromkeys(("data", "compile", "train", "evaluation"), 0.0)
+        ),
     }
 
 
@@ -80,12 +96,18 @@ def identity(config: Config, dataset_sha256: str, init_sha256: str = "") -> dict
     if config.schedule.has_horizon:
         table["epochs"] = config.epochs
     tables = {key: value for key, value in table.items() if isinstance(value, dict)}
-    inner = {f"{key}.{name}": value for key, values in tables.items() for name, value in values.items()}
+    inner = {
+        f"{key}.{name}": value for key, values in tables.items() for name, value in values.items()
+    }
     flat = {key: value for key, value in table.items() if key not in tables}
     precision = {"execution.matmul_precision": config.execution.matmul_precision}
-    sums = {"dataset_sha256": dataset_sha256} | ({"init_sha256": init_sha256} if init_sha256 else {})
+    sums = {"dataset_sha256": dataset_sha256} | (
+        {"init_sha256": init_sha256} if init_sha256 else {}
+    )
     # Older versions held out drawings of digits whose other drawings they trained on: a run is not continued so.
-    by_source = {"hold_out_by": "source image"} if config.hold_out and config.data == "digits" else {}
+    by_source = (
+        {"hold_out_by": "source image"} if config.hold_out and config.data == "digits" else {}
+    )
     return flat | inner | precision | sums | by_source | {"generator": GENERATOR}
 
 
@@ -98,7 +120,11 @@ def assert_same_identity(workdir: Path, old: dict[str, Any], new: dict[str, Any]
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) == new.get(key):
             continue
-        what = "another network" if key == "network" else f"{key} = {old.get(key)}; now it is {new.get(key)}"
+        what = (
+            "another network"
+            if key == "network"
+            else f"{key} = {old.get(key)}; now it is {new.get(key)}"
+        )
         reason = " (its schedule ends with the last epoch)" if key == "epochs" else ""
         raise UsageError(f"{workdir} holds a run with {what}{reason}. {START_OVER}")
 
@@ -135,7 +161,9 @@ def _processor() -> str:
     """The processor's model and how many of its cores this process may use."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        model = next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
     except (OSError, ValueError, StopIteration):
         model = platform.processor() or platform.machine()
     return f"{model}, {backend.cores()} cores"

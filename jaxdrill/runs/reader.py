@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from jaxdrill.array_files import read_npz
 from jaxdrill.config import drill_order, from_file
+from jaxdrill.config.config import Config
 from jaxdrill.errors import RunError, UsageError, print_error
-from jaxdrill.recipe import Config
 from jaxdrill.runs.folder import (
     EVALUATED,
     TRAINED,
@@ -20,10 +21,11 @@ from jaxdrill.runs.folder import (
     read_predictions,
     read_rows,
 )
-from jaxdrill.tensors import read_npz
 
 ASIDE = re.compile(r"\.old_\d+$")  # ends the name of a run folder that `--restart` has set aside
-REMADE = "Delete its images.npz and repeat the command that trained it, which writes the file again."
+REMADE = (
+    "Delete its images.npz and repeat the command that trained it, which writes the file again."
+)
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,12 @@ class Run:
     labels: np.ndarray  # of the evaluated images, uint8[N]
     predicted: np.ndarray  # after the last epoch, uint8[S, N]
     probabilities: np.ndarray  # float16[S, N, 10]
-    train_evaluation: np.ndarray | None  # accuracy in evaluation mode on a subset of the training images, float64[S]
-    images: dict[int, np.ndarray]  # some evaluated images, uint8[28, 28]; none if `images.npz` is not there
+    train_evaluation: (
+        np.ndarray | None
+    )  # accuracy in evaluation mode on a subset of the training images, float64[S]
+    images: dict[
+        int, np.ndarray
+    ]  # some evaluated images, uint8[28, 28]; none if `images.npz` is not there
     left_out: list[int]  # seeds that the folder holds with another number of epochs
 
     @property
@@ -89,11 +95,19 @@ def read(folder: Path) -> Run:
     """
     if not folder.is_dir():
         raise RunError(f"there is no run folder {folder}; train into it first, or name another")
-    missing = [name for name in ("config.json", "run.json", "metrics.jsonl") if not (folder / name).is_file()]
+    missing = [
+        name
+        for name in ("config.json", "run.json", "metrics.jsonl")
+        if not (folder / name).is_file()
+    ]
     if "config.json" in missing:
-        raise RunError(f"{folder} is no run folder: it holds no config.json; name one that training wrote")
+        raise RunError(
+            f"{folder} is no run folder: it holds no config.json; name one that training wrote"
+        )
     if missing:
-        raise RunError(f"{folder} is half written: it holds no {missing[0]}; repeat the command that trained it")
+        raise RunError(
+            f"{folder} is half written: it holds no {missing[0]}; repeat the command that trained it"
+        )
     try:
         metadata = read_metadata(folder)
         config = from_file(folder / "config.json")
@@ -102,20 +116,49 @@ def read(folder: Path) -> Run:
         requested = metadata.get("seeds") or range(config.seed, config.seed + config.seeds)
         curves, left_out = _curves(folder, config, requested, f"{metadata['split']}_", again)
     except (ValueError, KeyError, AttributeError, TypeError, OSError, UsageError) as error:
-        raise RunError(f"{folder} is damaged ({error}); train it again into another folder") from error
+        raise RunError(
+            f"{folder} is damaged ({error}); train it again into another folder"
+        ) from error
     if config.data != metadata["dataset"]:
-        raise RunError(f"{folder} mixes datasets: config.json says {config.data}, run.json {metadata['dataset']}")
+        raise RunError(
+            f"{folder} mixes datasets: config.json says {config.data}, run.json {metadata['dataset']}"
+        )
     predictions = [_read_predictions(folder, seed, curve, again) for seed, curve in curves.items()]
     if shown and max(shown) >= len(predictions[0]["labels"]):
-        raise RunError(f"{folder} mixes datasets: images.npz holds images beyond those evaluated. {REMADE}")
+        raise RunError(
+            f"{folder} mixes datasets: images.npz holds images beyond those evaluated. {REMADE}"
+        )
     if any(not np.array_equal(each["labels"], predictions[0]["labels"]) for each in predictions):
-        raise RunError(f"{folder} mixes datasets: the labels of its predictions differ from seed to seed")
-    metrics = {key: np.array([c[key] for c in curves.values()], np.float64) for key in (*TRAINED, *EVALUATED)}
-    stacked = {key: np.stack([each[key] for each in predictions]) for key in ("predicted", "probabilities")}
-    evaluated = [each["train_correct"] / each["train_examples"] for each in predictions if "train_correct" in each]
-    train_evaluation = np.array(evaluated, np.float64) if len(evaluated) == len(predictions) else None
-    return Run(folder, config, metadata, list(curves), metrics, predictions[0]["labels"], **stacked, images=shown,
-               train_evaluation=train_evaluation, left_out=left_out)  # fmt: skip
+        raise RunError(
+            f"{folder} mixes datasets: the labels of its predictions differ from seed to seed"
+        )
+    metrics = {
+        key: np.array([c[key] for c in curves.values()], np.float64)
+        for key in (*TRAINED, *EVALUATED)
+    }
+    stacked = {
+        key: np.stack([each[key] for each in predictions]) for key in ("predicted", "probabilities")
+    }
+    evaluated = [
+        each["train_correct"] / each["train_examples"]
+        for each in predictions
+        if "train_correct" in each
+    ]
+    train_evaluation = (
+        np.array(evaluated, np.float64) if len(evaluated) == len(predictions) else None
+    )
+    return Run(
+        folder,
+        config,
+        metadata,
+        list(curves),
+        metrics,
+        predictions[0]["labels"],
+        **stacked,
+        images=shown,
+        train_evaluation=train_evaluation,
+        left_out=left_out,
+    )
 
 
 Curve = dict[str, list[float]]
@@ -127,23 +170,33 @@ def _curves(
     """Return the columns of each seed, and the seeds left out: unfinished, and not requested by the last command."""
     rows, damaged = read_rows(folder)
     if damaged:
-        raise RunError(f"{folder} is damaged: line {damaged} of metrics.jsonl is cut short or wrong; {again}")
+        raise RunError(
+            f"{folder} is damaged: line {damaged} of metrics.jsonl is cut short or wrong; {again}"
+        )
     names = {key: key for key in TRAINED} | {key: prefix + key for key in EVALUATED}
     if lacking := [name for name in names.values() if any(name not in row for row in rows)]:
         raise ValueError(f"{lacking[0]} is missing in metrics.jsonl")
     curves, left_out = {}, []
     if len(rows) < len(requested):
-        raise RunError(f"{folder} is half written: it has {len(rows)} epochs of {len(requested)} seeds; {again}")
+        raise RunError(
+            f"{folder} is half written: it has {len(rows)} epochs of {len(requested)} seeds; {again}"
+        )
     for seed in sorted({row["seed"] for row in rows} | set(requested)):
         own = [row for row in rows if row["seed"] == seed]
-        if len(own) == config.epochs and all(row["epoch"] == epoch for epoch, row in enumerate(own)):
+        if len(own) == config.epochs and all(
+            row["epoch"] == epoch for epoch, row in enumerate(own)
+        ):
             curves[seed] = {key: [row[name] for row in own] for key, name in names.items()}
         elif seed in requested:
-            raise RunError(f"{folder} is half written: seed {seed} has {len(own)} of {config.epochs} epochs; {again}")
+            raise RunError(
+                f"{folder} is half written: seed {seed} has {len(own)} of {config.epochs} epochs; {again}"
+            )
         else:
             left_out.append(seed)
     if len({count for curve in curves.values() for count in curve["examples"]}) > 1:
-        raise RunError(f"{folder} mixes datasets: its epochs were evaluated on different numbers of images")
+        raise RunError(
+            f"{folder} mixes datasets: its epochs were evaluated on different numbers of images"
+        )
     return curves, left_out
 
 
@@ -155,9 +208,13 @@ def _read_predictions(folder: Path, seed: int, curve: Curve, again: str) -> dict
     try:
         kept = read_predictions(file)
         same = int(kept["epoch"]) == curve["epoch"][-1]
-        same &= bool(abs(np.mean(kept["predicted"] == kept["labels"]) - curve["accuracy"][-1]) < 1e-9)
+        same &= bool(
+            abs(np.mean(kept["predicted"] == kept["labels"]) - curve["accuracy"][-1]) < 1e-9
+        )
     except (ValueError, KeyError, TypeError, OSError) as error:
-        raise RunError(f"{folder} is damaged ({error}); delete predictions/{file.name} and {again}") from error
+        raise RunError(
+            f"{folder} is damaged ({error}); delete predictions/{file.name} and {again}"
+        ) from error
     if not same:
         what = f"predictions/{file.name} is not of the last epoch in metrics.jsonl"
         raise RunError(f"{folder} is half written: {what}; delete it and {again}")
@@ -189,7 +246,9 @@ def find(paths: Sequence[Path]) -> list[tuple[Path, bool]]:
     """
     folders: list[tuple[Path, bool]] = []
     for path in paths:
-        inside = sorted(file.parent for file in path.glob("*/config.json") if not ASIDE.search(file.parent.name))
+        inside = sorted(
+            file.parent for file in path.glob("*/config.json") if not ASIDE.search(file.parent.name)
+        )
         several = bool(inside) and not (path / "config.json").exists()
         folders += [(folder, True) for folder in inside] if several else [(path, False)]
     return folders
@@ -217,7 +276,9 @@ def read_each(paths: Sequence[Path]) -> list[Run]:
                 raise
             skipped.append(f"{error}")
     if not runs:
-        raise RunError(f"no finished run was found: {skipped[0]}" if skipped else "no run folder was given")
+        raise RunError(
+            f"no finished run was found: {skipped[0]}" if skipped else "no run folder was given"
+        )
     for error in skipped:
         print_error(f"warning: a run is skipped: {error}")
     return runs
@@ -234,5 +295,12 @@ def read_all(paths: Sequence[Path]) -> list[Run]:
     runs = read_each(paths)
     order = drill_order({run.name: run.config.extends for run in runs})
     return sorted(
-        runs, key=lambda run: (run.dataset != "mnist", run.dataset, order.index(run.name), run.epochs, run.folder)
+        runs,
+        key=lambda run: (
+            run.dataset != "mnist",
+            run.dataset,
+            order.index(run.name),
+            run.epochs,
+            run.folder,
+        ),
     )

@@ -7,11 +7,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from jaxdrill import tensors
+from jaxdrill import array_files
 from jaxdrill.config import from_file
+from jaxdrill.config.config import Config
 from jaxdrill.errors import RunError, UsageError, print_error
 from jaxdrill.files import remove_stale_temporaries
-from jaxdrill.recipe import Config
 from jaxdrill.runs import checkpoints, folder, provenance
 from jaxdrill.runs.checkpoints import Checkpoint
 from jaxdrill.runs.folder import Rows
@@ -33,10 +33,18 @@ def open_run(
     def found() -> Any:
         rows, previous, latest = _read_run(config, workdir, identity, steps_per_epoch)
         read.update(latest)
-        return rows, previous, [(seed, f"{each.file}", each.step, each.metadata) for seed, each in latest.items()]
+        return (
+            rows,
+            previous,
+            [(seed, f"{each.file}", each.step, each.metadata) for seed, each in latest.items()],
+        )
 
-    rows, previous, latest = processes.share(found)
-    return rows, previous, read or {s: Checkpoint(Path(file), step, about, {}) for s, file, step, about in latest}
+    rows, previous, latest = processes.broadcast_from_first(found)
+    return (
+        rows,
+        previous,
+        read or {s: Checkpoint(Path(file), step, about, {}) for s, file, step, about in latest},
+    )
 
 
 def _read_run(
@@ -44,7 +52,9 @@ def _read_run(
 ) -> tuple[Rows, dict[str, Any], dict[int, Checkpoint]]:
     """As `open_run`, in process 0."""
     config_file = workdir / "config.json"
-    if not is_run(workdir) and (others := [name for name in folder.NAMES if (workdir / name).exists()]):
+    if not is_run(workdir) and (
+        others := [name for name in folder.NAMES if (workdir / name).exists()]
+    ):
         raise UsageError(
             f"{workdir} is not a run folder, but holds {others[0]}, which training would replace. "
             "Choose another --workdir."
@@ -54,7 +64,9 @@ def _read_run(
         if config_file.exists():
             old = from_file(config_file)
             sha256 = previous.get("dataset_sha256", identity["dataset_sha256"])
-            init_sha256 = previous.get("init_sha256", "") if previous else identity.get("init_sha256", "")
+            init_sha256 = (
+                previous.get("init_sha256", "") if previous else identity.get("init_sha256", "")
+            )
             before = provenance.identity(old, sha256, init_sha256)
             provenance.assert_same_identity(workdir, before, identity)
         rows, damaged = folder.read_rows(workdir)
@@ -64,13 +76,18 @@ def _read_run(
     for path in sorted(workdir.glob("checkpoints/seed*")):
         if checkpoint := checkpoints.latest(path):
             provenance.assert_same_identity(workdir, checkpoint.metadata["identity"], identity)
-            newer = [s for s in checkpoint.seeds if s not in latest or latest[s].step < checkpoint.step]
+            newer = [
+                s for s in checkpoint.seeds if s not in latest or latest[s].step < checkpoint.step
+            ]
             latest |= dict.fromkeys(newer, checkpoint)
     # A row whose checkpoint was never written is trained again, to the same bits.
-    saved = [row for seed, each in latest.items() for row in each.metadata["rows"] if row["seed"] == seed]
+    saved = [
+        row for seed, each in latest.items() for row in each.metadata["rows"] if row["seed"] == seed
+    ]
     mended = damaged or any(row not in rows for row in saved)
     rows = sorted(
-        saved + [row for row in rows if row["seed"] not in latest], key=lambda row: (row["seed"], row["epoch"])
+        saved + [row for row in rows if row["seed"] not in latest],
+        key=lambda row: (row["seed"], row["epoch"]),
     )
     if mended:
         print_error(f"{workdir / 'metrics.jsonl'} was damaged; it is mended from the checkpoints")
@@ -92,7 +109,7 @@ def is_finished(workdir: Path, rows: Rows, seed: int, epochs: int) -> bool:
     trained = [row["epoch"] for row in rows if row["seed"] == seed]
     try:
         predicted = int(folder.read_predictions(folder.predictions_file(workdir, seed))["epoch"])
-        tensors.read(folder.weights_file(workdir, seed))
+        array_files.read(folder.weights_file(workdir, seed))
     except (OSError, ValueError, RunError):
         return False
     return trained == list(range(epochs)) and predicted == epochs - 1
@@ -108,22 +125,26 @@ def locked(workdir: Path) -> Iterator[None]:
             workdir.mkdir(parents=True, exist_ok=True)
             lock.acquire()
             groups = workdir.glob("checkpoints/seed*")
-            remove_stale_temporaries((workdir, workdir / "predictions", workdir / "weights", *groups))
+            remove_stale_temporaries(
+                (workdir, workdir / "predictions", workdir / "weights", *groups)
+            )
         except Timeout as error:
             what = f"another process is training into {workdir}; wait for it, or choose another --workdir"
             raise RunError(what) from error
         except OSError as error:
-            what = f"the workdir {workdir} cannot be used: {error.strerror}; choose another --workdir"
+            what = (
+                f"the workdir {workdir} cannot be used: {error.strerror}; choose another --workdir"
+            )
             raise CannotWrite(what) from error
 
-    processes.share(acquire)
+    processes.broadcast_from_first(acquire)
     try:
         yield
     finally:
         lock.release()
 
 
-def set_aside(workdir: Path) -> None:
+def archive_run(workdir: Path) -> None:
     """Rename a run folder to `NAME.old_1`, or the next number that is free, so that its run can start over.
 
     Nothing is deleted. A folder that is missing or holds only the lock stays as it is.
@@ -135,7 +156,9 @@ def set_aside(workdir: Path) -> None:
     if not workdir.exists() or all(path.name == ".lock" for path in workdir.iterdir()):
         return
     if not is_run(workdir):
-        raise UsageError(f"{workdir} is not a run folder, so --restart does not rename it. Choose another --workdir.")
+        raise UsageError(
+            f"{workdir} is not a run folder, so --restart does not rename it. Choose another --workdir."
+        )
     with locked(workdir):
         number, whole = 1, workdir.absolute()
         while (aside := whole.with_name(f"{whole.name}.old_{number}")).exists():
@@ -143,7 +166,9 @@ def set_aside(workdir: Path) -> None:
         try:
             workdir.rename(aside)
         except OSError as error:
-            raise RunError(f"{workdir} cannot be renamed to {aside.name} ({error.strerror})") from error
+            raise RunError(
+                f"{workdir} cannot be renamed to {aside.name} ({error.strerror})"
+            ) from error
     print_error(f"{workdir} is now {aside}")
 
 

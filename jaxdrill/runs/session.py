@@ -10,20 +10,20 @@ from typing import Any
 
 import jax
 
-from jaxdrill import data, splits, tensors
-from jaxdrill.data import Dataset
+from jaxdrill import array_files, data
+from jaxdrill.config.config import Config
+from jaxdrill.config.layers import infer_shapes
+from jaxdrill.data import Dataset, splits
 from jaxdrill.errors import UsageError, say
 from jaxdrill.files import write_text
-from jaxdrill.nn.architecture import trace
-from jaxdrill.recipe import Config
 from jaxdrill.runs import folder, provenance
 from jaxdrill.runs.elapsed import show_elapsed
 from jaxdrill.runs.group import Group, Session
-from jaxdrill.runs.resume import CannotWrite, is_finished, locked, open_run, set_aside
+from jaxdrill.runs.resume import CannotWrite, archive_run, is_finished, locked, open_run
 from jaxdrill.runs.stopping import StopRequest
-from jaxdrill.runs.weights import initial_weights
 from jaxdrill.training import backend, devices, processes
 from jaxdrill.training.program import Program
+from jaxdrill.weights import initial_weights
 
 
 @backend.single_precision()
@@ -57,26 +57,34 @@ def train(
         RunError: the data or the folder cannot be read, memory or disk is full, or a loss is not finite.
         Stopped: a signal came; the progress is saved.
     """
-    network = trace(config.network)[-1]
-    backend.at_hand()  # before anything is fetched or written
+    network = infer_shapes(config.network)[-1]
+    backend.available_devices()  # before anything is fetched or written
     began = time.perf_counter()
     dataset, sha256 = _load_data(config, data_dir, offline)
     config = config.model_copy(update={"data": dataset.name, "evaluate_on": dataset.split})
     count = len(dataset.train_labels)
-    workdir = workdir or parent / (config.name + (f"_{dataset.name}" if dataset.name != "mnist" else ""))
+    workdir = workdir or parent / (
+        config.name + (f"_{dataset.name}" if dataset.name != "mnist" else "")
+    )
     stop.check("stopped before anything was trained")
     initial = initial_weights(Path(config.init_from), config.network) if config.init_from else None
-    identity = provenance.identity(config, sha256, tensors.digest(initial, {}) if initial else "")
+    identity = provenance.identity(
+        config, sha256, array_files.digest(initial, {}) if initial else ""
+    )
     _assert_common({"epochs": config.epochs, "seed": config.seed, "seeds": config.seeds} | identity)
     if restart:
-        processes.share(lambda: set_aside(workdir))
+        processes.broadcast_from_first(lambda: archive_run(workdir))
     with locked(workdir), _explained_write_errors():
         rows, previous, latest = open_run(config, workdir, identity, -(-count // config.batch_size))
-        metadata = provenance.describe_run(config, dataset, identity, network.parameters, command or [], previous)
+        metadata = provenance.describe_run(
+            config, dataset, identity, network.parameters, command or [], previous
+        )
         metadata["seconds"]["data"] += time.perf_counter() - began
         images = f"{count:,} training and {len(dataset.test_labels):,} {dataset.split} images"
         where = f"{len(jax.devices())} {jax.default_backend()} device(s)"
-        say(f"{config.name} on {dataset.name}: {network.parameters:,} parameters, {images}, {where}")
+        say(
+            f"{config.name} on {dataset.name}: {network.parameters:,} parameters, {images}, {where}"
+        )
         run = Session(config, dataset, workdir, identity, rows, latest, metadata, stop, initial)
         _train_seeds(run, range(config.seed, config.seed + config.seeds))
         stop.check(f"stopped; {config.name} is finished in {workdir}")
@@ -102,14 +110,20 @@ def _assert_common(mine: dict[str, Any]) -> None:
     """Raises:
     UsageError: this process, or another, is not to train what process 0 trains.
     """
-    theirs = processes.share(lambda: mine)
+    theirs = processes.broadcast_from_first(lambda: mine)
     other = [key for key, value in theirs.items() if json.loads(json.dumps(mine.get(key))) != value]
-    differing = processes.agree(jax.process_index() if other else 0)
+    differing = processes.all_reduce_max(jax.process_index() if other else 0)
     if other:
-        values = "" if other[0] == "network" else f": {mine.get(other[0])}, there {theirs[other[0]]}"
-        raise UsageError(f"process {jax.process_index()} has another {other[0]} than process 0{values}")
+        values = (
+            "" if other[0] == "network" else f": {mine.get(other[0])}, there {theirs[other[0]]}"
+        )
+        raise UsageError(
+            f"process {jax.process_index()} has another {other[0]} than process 0{values}"
+        )
     if differing:
-        raise UsageError(f"process {differing} is to train something else, as it says; give all the same command")
+        raise UsageError(
+            f"process {differing} is to train something else, as it says; give all the same command"
+        )
 
 
 @contextmanager
@@ -127,13 +141,15 @@ def _explained_write_errors() -> Iterator[None]:
 def _train_seeds(run: Session, asked: range) -> None:
     """Trains what is unfinished of the seeds asked for."""
     if others := sorted({row["seed"] for row in run.rows} - set(asked)):
-        say(f"{run.workdir} also holds seed(s) {', '.join(map(str, others))}, which stay as they are")
+        say(
+            f"{run.workdir} also holds seed(s) {', '.join(map(str, others))}, which stay as they are"
+        )
     epochs, first = run.config.epochs, processes.is_first()
 
     def unfinished() -> list[int]:
         return [seed for seed in asked if not is_finished(run.workdir, run.rows, seed, epochs)]
 
-    groups = _plan(run, processes.share(unfinished))
+    groups = _plan(run, processes.broadcast_from_first(unfinished))
     if groups or not all((run.workdir / name).exists() for name in ("config.json", "run.json")):
         if first:
             every = {row["seed"] for row in run.rows} | set(run.latest) | set(asked)
@@ -167,7 +183,7 @@ def _train_groups(run: Session, groups: list[list[int]]) -> None:
 
 def first_group(config: Config) -> list[int]:
     """Return the first seeds of a recipe, as many as this machine trains together."""
-    backend.at_hand()
+    backend.available_devices()
     return _groups(config, range(config.seed, config.seed + config.seeds))[0]
 
 
@@ -176,7 +192,10 @@ def _plan(run: Session, seeds: list[int]) -> list[list[int]]:
     groups: list[list[int]] = []
     for _, members in groupby(
         enumerate(seeds),
-        lambda item: (item[1] - item[0], run.latest[item[1]].file if item[1] in run.latest else None),
+        lambda item: (
+            item[1] - item[0],
+            run.latest[item[1]].file if item[1] in run.latest else None,
+        ),
     ):
         groups += _groups(run.config, [seed for _, seed in members])
     return groups
@@ -185,4 +204,6 @@ def _plan(run: Session, seeds: list[int]) -> list[list[int]]:
 def _groups(config: Config, seeds: Sequence[int]) -> list[list[int]]:
     """Neighbouring seeds in groups, as large as this machine trains together."""
     per_device = devices.most_seeds_per_device(config, jax.local_devices()[0])
-    return devices.plan_groups(seeds, len(jax.devices()), per_device, config.execution.seeds_together)
+    return devices.plan_groups(
+        seeds, len(jax.devices()), per_device, config.execution.seeds_together
+    )

@@ -19,7 +19,7 @@ class StopRequest:
 
     def __bool__(self) -> bool:
         """Whether one came to any process; all must ask."""
-        agreed = processes.agree(self.signal_number or 0)
+        agreed = processes.all_reduce_max(self.signal_number or 0)
         if agreed:  # else one may have come meanwhile
             self.signal_number = agreed
         return agreed > 0

@@ -6,27 +6,35 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from jaxdrill.array_files import digest
 from jaxdrill.config import from_file
+from jaxdrill.config.config import Config
 from jaxdrill.errors import LOGGER, CheckFailed, RunError, Stopped, UsageError, say
 from jaxdrill.files import read_json
-from jaxdrill.recipe import Config
 from jaxdrill.runs import session
 from jaxdrill.runs.checkpoints import latest
 from jaxdrill.runs.folder import Rows, read_rows
 from jaxdrill.runs.resume import CannotWrite
 from jaxdrill.runs.stopping import StopRequest
-from jaxdrill.tensors import digest
-from jaxdrill.training.fit import NotFinite
+from jaxdrill.training.fit import NonFiniteLossError
 
 PARTS = 4  # that a training is cut into
 KEPT_NOTHING = "Nothing was kept; run it again from the start."
 
 
-class Until(StopRequest):
+class StopAfter(StopRequest):
     """A request to stop after some epochs, or as often as it is asked, or when a person asks."""
 
-    def __init__(self, person: StopRequest, folder: Path, epochs: int, most: float = float("inf")) -> None:
-        self.person, self.folder, self.epochs, self.most, self.asked = person, folder, epochs, most, 0
+    def __init__(
+        self, person: StopRequest, folder: Path, epochs: int, most: float = float("inf")
+    ) -> None:
+        self.person, self.folder, self.epochs, self.most, self.asked = (
+            person,
+            folder,
+            epochs,
+            most,
+            0,
+        )
 
     def __bool__(self) -> bool:
         self.asked += 1
@@ -36,7 +44,9 @@ class Until(StopRequest):
         return self.signal_number is not None
 
 
-def verify(run: Path, epochs: int, stop: StopRequest, data_dir: Path | None = None, offline: bool = False) -> str:
+def verify(
+    run: Path, epochs: int, stop: StopRequest, data_dir: Path | None = None, offline: bool = False
+) -> str:
     """Train the first epochs of a run again, and compare every bit of a training that is stopped and resumed.
 
     The first seeds are trained, as many as this machine trains together: once in one go, and once stopped and resumed
@@ -64,21 +74,33 @@ def verify(run: Path, epochs: int, stop: StopRequest, data_dir: Path | None = No
     with tempfile.TemporaryDirectory(prefix="jaxdrill_verify_") as folder:
         whole, cut = Path(folder) / "whole", Path(folder) / "cut"
         say(f"{run}: checking {told}", f"{run}: training them in one go")
-        in_one_go = Until(stop, whole, epochs)
+        in_one_go = StopAfter(stop, whole, epochs)
         _train(config, whole, in_one_go, data_dir, offline)
         sessions = 0
         while not any(row["epoch"] + 1 == epochs for row in read_rows(cut)[0]):
             sessions += 1
             say(f"{run}: the same, stopped and continued ({sessions})")
-            most = in_one_go.asked / PARTS + sessions  # more each time, so that it ends even if a launch is an epoch
-            _train(config, cut, Until(stop, cut, epochs, most), data_dir, offline)
-        different = [name for name, a, b in zip(("rows", "state"), _left(whole), _left(cut), strict=True) if a != b]
+            most = (
+                in_one_go.asked / PARTS + sessions
+            )  # more each time, so that it ends even if a launch is an epoch
+            _train(config, cut, StopAfter(stop, cut, epochs, most), data_dir, offline)
+        different = [
+            name
+            for name, a, b in zip(("rows", "state"), _left(whole), _left(cut), strict=True)
+            if a != b
+        ]
         if different:
             what = " and ".join(different)
-            raise CheckFailed(f"{told}, stopped and continued {sessions - 1} times, differ in {what}")
+            raise CheckFailed(
+                f"{told}, stopped and continued {sessions - 1} times, differ in {what}"
+            )
         own = [row for row in read_rows(run)[0] if row["seed"] in seeds and row["epoch"] < epochs]
         same = _without_seconds(own) == _without_seconds(read_rows(whole)[0])
-        repeated = "they are the run's own numbers" if same else "the run's own numbers are others: " + _made_by(run)
+        repeated = (
+            "they are the run's own numbers"
+            if same
+            else "the run's own numbers are others: " + _made_by(run)
+        )
         return f"{told}: the same bits, stopped and continued {sessions - 1} times; {repeated}"
 
 
@@ -92,12 +114,16 @@ def recipe_of(run: Path) -> Config:
     try:
         return from_file(file)
     except FileNotFoundError as error:
-        raise RunError(f"{run} is no run folder: it holds no config.json; name one that training wrote") from error
+        raise RunError(
+            f"{run} is no run folder: it holds no config.json; name one that training wrote"
+        ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
         raise RunError(f"{file} is damaged ({error})") from error
 
 
-def _train(config: Config, folder: Path, stop: Until, data_dir: Path | None, offline: bool) -> None:
+def _train(
+    config: Config, folder: Path, stop: StopAfter, data_dir: Path | None, offline: bool
+) -> None:
     """Train until the end or a stop, without the usual lines. Errors do not promise what only a kept folder allows."""
     LOGGER.addFilter(_is_warning)
     try:
@@ -107,7 +133,7 @@ def _train(config: Config, folder: Path, stop: Until, data_dir: Path | None, off
             number = stop.person.signal_number or signal.SIGTERM
             raise Stopped(f"verify was interrupted. {KEPT_NOTHING}", number) from error
     except RunError as error:
-        if isinstance(error, CannotWrite) or isinstance(error.__cause__, NotFinite):
+        if isinstance(error, CannotWrite) or isinstance(error.__cause__, NonFiniteLossError):
             raise RunError(f"verify could not train: {error.__cause__}. {KEPT_NOTHING}") from error
         raise
     finally:
@@ -121,7 +147,9 @@ def _is_warning(record: logging.LogRecord) -> bool:
 def _left(folder: Path) -> tuple[Rows, list[Any]]:
     """What a training has left: its rows without their times, and of each checkpoint the step and the sum of arrays."""
     found = [latest(group) for group in sorted((folder / "checkpoints").iterdir())]
-    return _without_seconds(read_rows(folder)[0]), [(each.step, digest(each.arrays, {})) for each in found if each]
+    return _without_seconds(read_rows(folder)[0]), [
+        (each.step, digest(each.arrays, {})) for each in found if each
+    ]
 
 
 def _without_seconds(rows: Rows) -> Rows:

@@ -12,10 +12,16 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxdrill.recipe import Augmentation
+from jaxdrill.config.config import Augmentation
 
-MEAN, STANDARD_DEVIATION = 0.1307, 0.3081  # of MNIST's training pixels in 0..1, as the notebooks have them
-MAX_SHIFTS = {"nearest": 3, "bilinear": 8}  # pixels; sums over the shifted images take longer beyond it
+MEAN, STANDARD_DEVIATION = (
+    0.1307,
+    0.3081,
+)  # of MNIST's training pixels in 0..1, as the notebooks have them
+MAX_SHIFTS = {
+    "nearest": 3,
+    "bilinear": 8,
+}  # pixels; sums over the shifted images take longer beyond it
 
 
 def augment(augmentation: Augmentation, keys: jax.Array, images: jax.Array) -> jax.Array:
@@ -27,7 +33,9 @@ def augment(augmentation: Augmentation, keys: jax.Array, images: jax.Array) -> j
         return normalize(images)
 
     def draw(keys: jax.Array, shape: tuple[int, ...], limit: float) -> jax.Array:
-        return jax.vmap(lambda key: jax.random.uniform(key, shape, jnp.float32, -limit, limit))(keys)
+        return jax.vmap(lambda key: jax.random.uniform(key, shape, jnp.float32, -limit, limit))(
+            keys
+        )
 
     angles, scales, moves = draw(keys, (), how.rotation_degrees), None, None
     if how.scale or how.shift_pixels:
@@ -35,7 +43,9 @@ def augment(augmentation: Augmentation, keys: jax.Array, images: jax.Array) -> j
         scales, moves = 1 + how.scale * others[:, 0], how.shift_pixels * others[:, 1:]
     row, column = sources(images.shape[1], angles, scales, moves)
     interpolate = {"nearest": nearest, "bilinear": bilinear}[how.interpolation]
-    return normalize(interpolate(images, row, column, how.rotation_fill, max_displacement(how, images.shape[1])))
+    return normalize(
+        interpolate(images, row, column, how.rotation_fill, max_displacement(how, images.shape[1]))
+    )
 
 
 def sources(
@@ -110,10 +120,14 @@ def mixed_gather(images: jax.Array, row: jax.Array, column: jax.Array) -> jax.Ar
     square are fetched as one word of 32 bits."""
     batch, side = images.shape[:2]
     wide = jnp.pad(images, ((0, 0), (0, 1), (0, 1)), mode="edge").astype(jnp.uint32)
-    squares = wide[:, :-1, :-1] | wide[:, :-1, 1:] << 8 | wide[:, 1:, :-1] << 16 | wide[:, 1:, 1:] << 24
+    squares = (
+        wide[:, :-1, :-1] | wide[:, :-1, 1:] << 8 | wide[:, 1:, :-1] << 16 | wide[:, 1:, 1:] << 24
+    )
     top, left = jnp.floor(row), jnp.floor(column)
     source = (top * side + left).astype(jnp.int32).reshape(batch, -1)
-    words = jnp.take_along_axis(squares.reshape(batch, -1), source, axis=1, mode="clip").reshape(images.shape)
+    words = jnp.take_along_axis(squares.reshape(batch, -1), source, axis=1, mode="clip").reshape(
+        images.shape
+    )
     corners = [(words >> shift & 0xFF).astype(jnp.float32) for shift in (0, 8, 16, 24)]
     down, right = row - top, column - left
     upper, lower = (a + right * (b - a) for a, b in (corners[:2], corners[2:]))
@@ -153,7 +167,9 @@ def max_displacement(augmentation: Augmentation, side: int) -> float:
     scale, shift = augmentation.scale, augmentation.shift_pixels
     a = math.radians(min(augmentation.rotation_degrees, 90))
     along = max(1 / (1 - scale) - 1, 1 - math.cos(a) / (1 + scale))
-    return ((side - 1) / 2 + shift) * (along + math.sin(a) / (1 - scale)) + shift + 1e-3  # float32's error
+    return (
+        ((side - 1) / 2 + shift) * (along + math.sin(a) / (1 - scale)) + shift + 1e-3
+    )  # float32's error
 
 
 def gather(images: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:
@@ -161,7 +177,9 @@ def gather(images: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:
     A TPU would fetch pixel by pixel."""
     batch, side = images.shape[:2]
     source = (row * side + column).reshape(batch, -1)
-    return jnp.take_along_axis(images.reshape(batch, -1), source, axis=1, mode="clip").reshape(images.shape)
+    return jnp.take_along_axis(images.reshape(batch, -1), source, axis=1, mode="clip").reshape(
+        images.shape
+    )
 
 
 def shifts(reach: int, images: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:

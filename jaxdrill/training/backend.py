@@ -13,9 +13,9 @@ from typing import Any
 
 import jax
 
+from jaxdrill.config.config import Config
+from jaxdrill.config.layers import infer_shapes
 from jaxdrill.errors import RunError, print_error
-from jaxdrill.nn.architecture import trace
-from jaxdrill.recipe import Config
 
 ARENA_BYTES = 2**26  # of glibc's memory for one thread; a larger array never fits in
 
@@ -31,7 +31,12 @@ def set_up_for(configs: Sequence[Config]) -> None:
     Raises:
         UsageError: a network does not fit the images.
     """
-    set_up(max(4 * trace(config.network)[-1].activations * config.batch_size for config in configs))
+    set_up(
+        max(
+            4 * infer_shapes(config.network)[-1].activations * config.batch_size
+            for config in configs
+        )
+    )
 
 
 def set_up(activation_bytes: int) -> None:
@@ -88,17 +93,27 @@ def keep_memory(mallopt: Callable[[int, int], int], activation_bytes: int) -> No
     mallopt(-3, 2**30)  # M_MMAP_THRESHOLD, bytes
     mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD, bytes
     if activation_bytes > ARENA_BYTES:
-        mallopt(-8, 1)  # M_ARENA_MAX: all threads share the arena that can grow; it costs small arrays a tenth
+        mallopt(
+            -8, 1
+        )  # M_ARENA_MAX: all threads share the arena that can grow; it costs small arrays a tenth
 
 
 def _cache_folder() -> Path:
     """A folder for this kind of processor: a program for another one could stop at an unknown instruction."""
     try:
-        flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
+        flags = next(
+            line
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("flags")
+        )
     except (OSError, ValueError, StopIteration):
         flags = platform.processor()
     kind = hashlib.sha256(flags.encode()).hexdigest()[:12]
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxdrill" / f"xla_{kind}"
+    return (
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        / "jaxdrill"
+        / f"xla_{kind}"
+    )
 
 
 @contextlib.contextmanager
@@ -112,7 +127,7 @@ def single_precision() -> Iterator[None]:
         yield
 
 
-def at_hand() -> Sequence[Any]:
+def available_devices() -> Sequence[Any]:
     """Return the devices of the backend in use.
 
     Raises:
@@ -126,5 +141,7 @@ def at_hand() -> Sequence[Any]:
             what = f"Another process uses the TPU ({reason}). End that process"
         else:
             platform = jax.config.jax_platforms or "of this machine"  # type: ignore
-            what = f"JAX cannot use the platform {platform}: {reason}. Install JAX for that platform"
+            what = (
+                f"JAX cannot use the platform {platform}: {reason}. Install JAX for that platform"
+            )
         raise RunError(f"{what}, or set JAX_PLATFORMS=cpu.") from error

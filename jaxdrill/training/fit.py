@@ -13,7 +13,7 @@ from jaxdrill.training.program import Program
 from jaxdrill.training.step import Progress
 
 
-class NotFinite(RunError):
+class NonFiniteLossError(RunError):
     """Training went astray."""
 
 
@@ -47,21 +47,23 @@ def fit(
     training since the epoch began or was continued; what it raises ends the run.
 
     Raises:
-        NotFinite: a loss is not.
+        NonFiniteLossError: a loss is not.
     """
     keys = program.root_keys(seeds)
     current = program.start(keys) if progress is None else progress
-    done, steps_per_epoch = int(processes.fetch(current.state.step)[0]), program.steps_per_epoch
+    done, steps_per_epoch = int(processes.to_host(current.state.step)[0]), program.steps_per_epoch
     for epoch in range(done // steps_per_epoch, program.config.epochs):
         began = time.perf_counter()
-        learning_rate = float(str(np.asarray(program.schedule(epoch * steps_per_epoch))))  # 0.01, not 0.009999999776
+        learning_rate = float(
+            str(np.asarray(program.schedule(epoch * steps_per_epoch)))
+        )  # 0.01, not 0.009999999776
         orders = program.shuffle(keys, epoch)
         for launch in program.launches(done % steps_per_epoch):
             current, losses = program.train(current, orders, keys, launch)
             done += launch[0]
             if not np.isfinite(losses).all():
                 bad = int(np.argmin(np.isfinite(losses)))
-                raise NotFinite(
+                raise NonFiniteLossError(
                     f"the loss of seed {seeds[bad]} is {losses[bad]} by step {done - 1} (epoch {epoch + 1}), "
                     f"learning rate {learning_rate:g}"
                 )

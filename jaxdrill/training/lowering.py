@@ -11,10 +11,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxdrill.config.config import Config
 from jaxdrill.data import Dataset
 from jaxdrill.errors import UsageError
 from jaxdrill.nn import network
-from jaxdrill.recipe import Config
 from jaxdrill.training import devices, metrics
 from jaxdrill.training.optimizer import make_optimizer, make_schedule
 from jaxdrill.training.random import Stream, root_key, stream
@@ -39,7 +39,12 @@ class Lowering:
     """
 
     def __init__(
-        self, config: Config, dataset: Dataset, num_seeds: int, mesh: Mesh, platform: str | None = None
+        self,
+        config: Config,
+        dataset: Dataset,
+        num_seeds: int,
+        mesh: Mesh,
+        platform: str | None = None,
     ) -> None:
         """`platform` is that of the mesh's devices if none is given.
 
@@ -48,7 +53,9 @@ class Lowering:
         """
         count, size = len(dataset.train_labels), config.batch_size
         if size > count:
-            raise UsageError(f"batch_size is {size}; allowed: at most {count}, the training images of {dataset.name}")
+            raise UsageError(
+                f"batch_size is {size}; allowed: at most {count}, the training images of {dataset.name}"
+            )
         self.config, self.mesh = config, mesh
         self.platform = platform or mesh.devices.flat[0].platform
         self.seeds_per_device = num_seeds // mesh.shape["seeds"]
@@ -100,8 +107,12 @@ class Lowering:
                 self.test_data,
                 index,
             )
-        orders = jax.ShapeDtypeStruct((*self.keys.shape, len(self.train_data[1])), np.int32, sharding=self.sharding)
-        jitted = jax.jit(self._launch(*name), out_shardings=(self.sharding, self._losses), donate_argnums=0)
+        orders = jax.ShapeDtypeStruct(
+            (*self.keys.shape, len(self.train_data[1])), np.int32, sharding=self.sharding
+        )
+        jitted = jax.jit(
+            self._launch(*name), out_shardings=(self.sharding, self._losses), donate_argnums=0
+        )
         return jitted, (self.template, self.train_data, orders, self.keys)
 
     def launches(self, step: int) -> Iterator[Launch]:
@@ -118,7 +129,9 @@ class Lowering:
         return Progress(make_state(self.config, self.optimizer, key), metrics.zero())
 
     def _shuffle(self, key: jax.Array, epoch: jax.Array) -> jax.Array:
-        return jax.random.permutation(stream(key, Stream.SHUFFLE, epoch), len(self.train_data[1])).astype(np.int32)
+        return jax.random.permutation(
+            stream(key, Stream.SHUFFLE, epoch), len(self.train_data[1])
+        ).astype(np.int32)
 
     def _axis(self, images: int) -> str | None:
         """The mesh axis that shards a batch: the devices of a seed share it if they can evenly, and there are several;
@@ -126,20 +139,30 @@ class Lowering:
         shards = self.mesh.shape["batch"]
         return "batch" if shards > 1 and images % shards == 0 else None
 
-    def _for_seeds(self, function: Callable[..., Any], by_seed: Sequence[bool], specs: Sequence[P]) -> Any:
+    def _for_seeds(
+        self, function: Callable[..., Any], by_seed: Sequence[bool], specs: Sequence[P]
+    ) -> Any:
         vectorize = self.platform != "cpu" or self.execution.epoch == "scan"
-        return devices.shard_over_mesh(function, self.mesh, specs, by_seed, self.seeds_per_device, vectorize)
+        return devices.shard_over_mesh(
+            function, self.mesh, specs, by_seed, self.seeds_per_device, vectorize
+        )
 
     def _evaluation(self) -> Any:
         step = make_evaluation_step(self.graph, self._axis(self.test_data[0].shape[1]))
-        return self._for_seeds(step, (True, True, False, False), (P("seeds"), P("seeds"), P(None, "batch"), P()))
+        return self._for_seeds(
+            step, (True, True, False, False), (P("seeds"), P("seeds"), P(None, "batch"), P())
+        )
 
     def _launch(self, num_steps: int, images: int) -> Any:
         axis = self._axis(images)
         train_step = make_train_step(self.config, self.graph, self.optimizer, axis)
         shard = images // self.mesh.shape["batch"] if axis else images
-        launch = make_launch(train_step, num_steps, self.steps_per_epoch, self.config.batch_size, shard, axis)
-        return self._for_seeds(launch, (True, False, True, True), (P("seeds"), P(), P("seeds"), P("seeds")))
+        launch = make_launch(
+            train_step, num_steps, self.steps_per_epoch, self.config.batch_size, shard, axis
+        )
+        return self._for_seeds(
+            launch, (True, False, True, True), (P("seeds"), P(), P("seeds"), P("seeds"))
+        )
 
 
 def root_keys(seeds: Sequence[int]) -> jax.Array:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from jaxdrill.recipe import Loss
+from jaxdrill.config.config import Loss
 
 
 @struct.dataclass

@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxdrill.recipe import Optimizer, Schedule
+from jaxdrill.config.config import Optimizer, Schedule
 
 
-def make_schedule(schedule: Schedule, learning_rate: float, steps_per_epoch: int, epochs: int) -> optax.Schedule:
+def make_schedule(
+    schedule: Schedule, learning_rate: float, steps_per_epoch: int, epochs: int
+) -> optax.Schedule:
     """Return the learning rate, float32[], as a function of the training step, int32[].
 
     `step` and `exponential` are PyTorch's StepLR and ExponentialLR: learning_rate * factor ** (epoch // every_epochs),
@@ -31,18 +33,26 @@ def make_schedule(schedule: Schedule, learning_rate: float, steps_per_epoch: int
 
         def triangle(count: jax.typing.ArrayLike) -> jax.Array:
             step = jnp.asarray(count).astype(jnp.float32)
-            return learning_rate * jnp.minimum((step + 1) / peak, (total - step) / max(1, total - peak))
+            return learning_rate * jnp.minimum(
+                (step + 1) / peak, (total - step) / max(1, total - peak)
+            )
 
         return triangle
     every = {"step": schedule.every_epochs, "exponential": 1}[schedule.name] * steps_per_epoch
 
-    def staircase(count: jax.typing.ArrayLike) -> jax.Array:  # optax's divides in float32: 2345 / 2345 may be below 1
-        return learning_rate * jnp.float32(schedule.factor) ** (jnp.asarray(count) // every).astype(jnp.float32)
+    def staircase(
+        count: jax.typing.ArrayLike,
+    ) -> jax.Array:  # optax's divides in float32: 2345 / 2345 may be below 1
+        return learning_rate * jnp.float32(schedule.factor) ** (jnp.asarray(count) // every).astype(
+            jnp.float32
+        )
 
     return staircase
 
 
-def make_optimizer(optimizer: Optimizer, schedule: optax.Schedule) -> optax.GradientTransformationExtraArgs:
+def make_optimizer(
+    optimizer: Optimizer, schedule: optax.Schedule
+) -> optax.GradientTransformationExtraArgs:
     """SGD as in PyTorch: buffer = momentum * buffer + gradient, and the learning rate multiplies the buffer; or Adam
     (Kingma and Ba, 2015), epsilon outside the root."""
     if optimizer.name == "sgd":

@@ -23,10 +23,12 @@ from jaxdrill.training import backend
 
 JOIN_SECONDS = 120  # in which all processes must have started
 HEARTBEAT_SECONDS = 30  # after which one that says nothing is lost
-LOST = re.compile("gloo|peer|coordination|heartbeat|UNAVAILABLE|DEADLINE_EXCEEDED|socket", re.IGNORECASE)
+LOST = re.compile(
+    "gloo|peer|coordination|heartbeat|UNAVAILABLE|DEADLINE_EXCEEDED|socket", re.IGNORECASE
+)
 
 
-def together(where: str | None, command: Callable[[], None]) -> None:
+def run_distributed(where: str | None, command: Callable[[], None]) -> None:
     """Runs a command as one process of several. All run the same one; process 0 writes and prints.
 
     An error ends the process at once, with its exit code: the others, which may wait for it in a sum over devices, are
@@ -75,13 +77,21 @@ def _join(where: str) -> None:
     """Makes this process one of several."""
     named: dict[str, Any] = {}
     if where != "auto":
-        if not (found := re.fullmatch(r"(.+:\d+),(\d+),(\d+)", where)) or int(found[2]) >= int(found[3]):
+        if not (found := re.fullmatch(r"(.+:\d+),(\d+),(\d+)", where)) or int(found[2]) >= int(
+            found[3]
+        ):
             raise UsageError(
                 f"--distributed is {where}; allowed: auto, or HOST:PORT,NUMBER,COUNT: the address of process 0, the "
                 "number of this one, from 0, and how many there are"
             )
-        named = {"coordinator_address": found[1], "process_id": int(found[2]), "num_processes": int(found[3])}
-        print_error(f"process {found[2]} of {found[3]} waits for the others, at most {JOIN_SECONDS} s")
+        named = {
+            "coordinator_address": found[1],
+            "process_id": int(found[2]),
+            "num_processes": int(found[3]),
+        }
+        print_error(
+            f"process {found[2]} of {found[3]} waits for the others, at most {JOIN_SECONDS} s"
+        )
         if named["process_id"]:
             _await(found[1])
     backend.make_cores_devices()  # before they meet, for JAX runs from then on
@@ -89,7 +99,9 @@ def _join(where: str) -> None:
         jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
-            **named, initialization_timeout=JOIN_SECONDS, heartbeat_timeout_seconds=HEARTBEAT_SECONDS
+            **named,
+            initialization_timeout=JOIN_SECONDS,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except (ValueError, TypeError, RuntimeError) as error:
         how = "" if named else "; name them: --distributed HOST:PORT,NUMBER,COUNT"
@@ -109,7 +121,9 @@ def _await(address: str) -> None:
             return socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
         except (OSError, OverflowError) as error:
             if time.monotonic() > until or not isinstance(error, ConnectionError | TimeoutError):
-                raise RunError(f"process 0 does not answer at {address} ({error}); start it there") from error
+                raise RunError(
+                    f"process 0 does not answer at {address} ({error}); start it there"
+                ) from error
             time.sleep(0.2)
 
 
@@ -131,7 +145,7 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def put(tree: Any, sharding: Sharding) -> Any:
+def to_devices(tree: Any, sharding: Sharding) -> Any:
     """Arrays in memory, the same in all processes, as arrays on devices."""
     if count() == 1:
         return jax.device_put(tree, sharding)
@@ -145,12 +159,16 @@ def put(tree: Any, sharding: Sharding) -> Any:
     return jax.tree.map(spread, tree)
 
 
-def fetch(tree: Any) -> Any:
+def to_host(tree: Any) -> Any:
     """Arrays on devices as arrays in memory, whole, in every process; all must call it."""
-    return jax.device_get(tree) if count() == 1 else multihost_utils.process_allgather(tree, tiled=True)
+    return (
+        jax.device_get(tree)
+        if count() == 1
+        else multihost_utils.process_allgather(tree, tiled=True)
+    )
 
 
-def share(compute: Callable[[], Any]) -> Any:
+def broadcast_from_first(compute: Callable[[], Any]) -> Any:
     """What process 0 computes, as JSON; all must call it. What it raises ends all of them."""
     if count() == 1:
         return compute()
@@ -159,7 +177,10 @@ def share(compute: Callable[[], Any]) -> Any:
         try:
             text = json.dumps({"value": compute()}).encode()
         except Exception as error:
-            failure, text = error, json.dumps({"exit_code": getattr(error, "exit_code", 1)}).encode()
+            failure, text = (
+                error,
+                json.dumps({"exit_code": getattr(error, "exit_code", 1)}).encode(),
+            )
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
     sent = np.frombuffer(text.ljust(size), np.uint8) if is_first() else np.zeros(size, np.uint8)
     told = json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(sent), np.uint8)))
@@ -170,7 +191,7 @@ def share(compute: Callable[[], Any]) -> Any:
     return told["value"]
 
 
-def share_arrays(tree: Any, like: Any) -> Any:
+def broadcast_arrays(tree: Any, like: Any) -> Any:
     """Arrays in memory that process 0 has, of the shapes and dtypes of `like`; all must call it."""
     if count() == 1:
         return tree
@@ -178,6 +199,8 @@ def share_arrays(tree: Any, like: Any) -> Any:
     return jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(own))
 
 
-def agree(number: int) -> int:
+def all_reduce_max(number: int) -> int:
     """The largest number of all processes; all must call it."""
-    return number if count() == 1 else int(np.max(multihost_utils.process_allgather(np.int32(number))))
+    return (
+        number if count() == 1 else int(np.max(multihost_utils.process_allgather(np.int32(number))))
+    )

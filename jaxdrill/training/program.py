@@ -10,9 +10,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxdrill.config.config import Config
 from jaxdrill.data import Dataset
 from jaxdrill.nn.network import from_named_weights
-from jaxdrill.recipe import Config
 from jaxdrill.training import backend, devices, processes
 from jaxdrill.training.lowering import Launch, Lowering, root_keys, test_batches, training_subset
 from jaxdrill.training.metrics import Sums
@@ -37,19 +37,30 @@ class Program(Lowering):
             UsageError: the network does not fit the images, or a batch is larger than the data.
         """
         began = time.perf_counter()
-        super().__init__(config, dataset, num_seeds, mesh or devices.make_mesh(num_seeds, config.batch_size))
+        super().__init__(
+            config, dataset, num_seeds, mesh or devices.make_mesh(num_seeds, config.batch_size)
+        )
         self._initial = initial
-        self._train_data = processes.put((dataset.train_images, dataset.train_labels), self.replicated)
-        test, self._test_count = test_batches(dataset, self.mesh.shape["batch"]), len(dataset.test_labels)
-        self._test_data = processes.put(test, self.over_batch)
+        self._train_data = processes.to_devices(
+            (dataset.train_images, dataset.train_labels), self.replicated
+        )
+        test, self._test_count = (
+            test_batches(dataset, self.mesh.shape["batch"]),
+            len(dataset.test_labels),
+        )
+        self._test_data = processes.to_devices(test, self.over_batch)
         subset = training_subset(len(dataset.train_labels))
         self._train_subset = dataset.train_images[subset], dataset.train_labels[subset]
-        self._test_batches = processes.put(list(np.arange(len(test[0]), dtype=np.int32)), self.replicated)
+        self._test_batches = processes.to_devices(
+            list(np.arange(len(test[0]), dtype=np.int32)), self.replicated
+        )
         launch, *rest = dict.fromkeys(self.launches(0))
         first, self._later = (launch, "start", "shuffle"), (*rest, "evaluate")
         several = processes.count() > 1  # They must keep to one order.
         with ThreadPoolExecutor(1 if several else 2) as pool:
-            self.compiled: dict[Any, Any] = dict(zip(first, pool.map(self._compile, first), strict=True))
+            self.compiled: dict[Any, Any] = dict(
+                zip(first, pool.map(self._compile, first), strict=True)
+            )
         self._compiling: dict[Any, Future[Any]] = {}
         for name in self._later if several else ():
             self.executable(name)
@@ -75,22 +86,28 @@ class Program(Lowering):
 
     def root_keys(self, seeds: Sequence[int]) -> jax.Array:
         """The key of each seed, key[S], on its device; there must be as many seeds as the program was made for."""
-        return processes.put(root_keys(seeds), self.sharding)
+        return processes.to_devices(root_keys(seeds), self.sharding)
 
     def start(self, keys: jax.Array) -> Progress:
         """Before the first step."""
         progress = self.executable("start")(keys)
         if not self._initial:
             return progress
-        every = jax.tree.map(lambda a: np.broadcast_to(a, (len(keys), *a.shape)), from_named_weights(self._initial))
-        params, batch_stats = processes.put(every, self.sharding)
-        average = None if progress.state.average is None else processes.put(every, self.sharding)
+        every = jax.tree.map(
+            lambda a: np.broadcast_to(a, (len(keys), *a.shape)), from_named_weights(self._initial)
+        )
+        params, batch_stats = processes.to_devices(every, self.sharding)
+        average = (
+            None if progress.state.average is None else processes.to_devices(every, self.sharding)
+        )
         state = replace(progress.state, params=params, batch_stats=batch_stats, average=average)
         return replace(progress, state=state)
 
     def shuffle(self, keys: jax.Array, epoch: int) -> jax.Array:
         """Each seed's order of the training images in an epoch, int32[S, N]."""
-        return self.executable("shuffle")(keys, processes.put(np.int32(epoch), self.replicated))
+        return self.executable("shuffle")(
+            keys, processes.to_devices(np.int32(epoch), self.replicated)
+        )
 
     def train(
         self, progress: Progress, orders: jax.Array, keys: jax.Array, launch: Launch
@@ -108,10 +125,12 @@ class Program(Lowering):
 
     def evaluate(self, state: TrainState) -> tuple[Sums, np.ndarray]:
         """The sums of each seed over every test image, each counted once, and the images' logits, float32[S, N, 10]."""
-        totals, logits = processes.put(self.zero, self.sharding), []
+        totals, logits = processes.to_devices(self.zero, self.sharding), []
         for batch in self._test_batches:
-            totals, new = jax.block_until_ready(self.executable("evaluate")(state, totals, self._test_data, batch))
-            logits.append(processes.fetch(new))
+            totals, new = jax.block_until_ready(
+                self.executable("evaluate")(state, totals, self._test_data, batch)
+            )
+            logits.append(processes.to_host(new))
         return totals, np.concatenate(logits, axis=1)[:, : self._test_count]
 
     def evaluate_training(self, state: TrainState) -> Sums:
@@ -124,18 +143,20 @@ class Program(Lowering):
         """
         images, labels = self._train_subset
         num_batches, size = self.test_data[0].shape[:2]
-        totals = processes.put(self.zero, self.sharding)
+        totals = processes.to_devices(self.zero, self.sharding)
         for first in range(0, len(labels), num_batches * size):
             indices = first + np.arange(num_batches * size).reshape(num_batches, size)
             padded, valid = np.minimum(indices, len(labels) - 1), indices < len(labels)
-            part = processes.put((images[padded], labels[padded], valid), self.over_batch)
+            part = processes.to_devices((images[padded], labels[padded], valid), self.over_batch)
             for batch in self._test_batches[: -(-(len(labels) - first) // size)]:
-                totals, _ = jax.block_until_ready(self.executable("evaluate")(state, totals, part, batch))
+                totals, _ = jax.block_until_ready(
+                    self.executable("evaluate")(state, totals, part, batch)
+                )
         return totals
 
     def reset(self, progress: Progress) -> Progress:
         """The progress at the beginning of an epoch."""
-        return replace(progress, totals=processes.put(self.zero, self.sharding))
+        return replace(progress, totals=processes.to_devices(self.zero, self.sharding))
 
     def _compile(self, name: Any) -> Any:
         with backend.single_precision():  # It holds for one thread.

@@ -10,8 +10,8 @@ from flax import struct
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
+from jaxdrill.config.config import Config
 from jaxdrill.nn import network
-from jaxdrill.recipe import Config
 from jaxdrill.training import metrics
 from jaxdrill.training.augmentation import augment, normalize
 from jaxdrill.training.metrics import Sums
@@ -41,7 +41,9 @@ TrainStep = Callable[[TrainState, jax.Array, jax.Array, jax.Array], tuple[TrainS
 TrainData = tuple[jax.Array, jax.Array]  # images uint8[N, 28, 28, 1], labels uint8[N]
 
 
-def make_state(config: Config, optimizer: optax.GradientTransformationExtraArgs, key: jax.Array) -> TrainState:
+def make_state(
+    config: Config, optimizer: optax.GradientTransformationExtraArgs, key: jax.Array
+) -> TrainState:
     """The state before the first step, from a run's root key."""
     params, batch_stats = network.init(config.network, stream(key, Stream.INIT))
     average = (params, batch_stats) if config.average.decay else None
@@ -54,24 +56,39 @@ def evaluated_weights(state: TrainState) -> tuple[Any, Any]:
 
 
 def make_train_step(
-    config: Config, graph: Any, optimizer: optax.GradientTransformationExtraArgs, axis: str | None = None
+    config: Config,
+    graph: Any,
+    optimizer: optax.GradientTransformationExtraArgs,
+    axis: str | None = None,
 ) -> TrainStep:
     """The one training step of one seed, to be jit-compiled. `axis` names the mesh axis that shards the batch."""
 
-    def train_step(state: TrainState, images: jax.Array, labels: jax.Array, key: jax.Array) -> tuple[TrainState, Sums]:
+    def train_step(
+        state: TrainState, images: jax.Array, labels: jax.Array, key: jax.Array
+    ) -> tuple[TrainState, Sums]:
         """Images uint8[B, 28, 28, 1], labels int32[B], both one device's shard of the batch, and the run's root key.
         The sums are those of the whole batch, before the update."""
         num_shards, shard_index = (lax.axis_size(axis), lax.axis_index(axis)) if axis else (1, 0)
         positions = shard_index * labels.size + jnp.arange(labels.size)  # in the whole batch
 
-        def keys(which: Stream) -> jax.Array:  # an image's random numbers do not depend on how the batch is sharded
-            return jax.vmap(jax.random.fold_in, (None, 0))(stream(key, which, state.step), positions)
+        def keys(
+            which: Stream,
+        ) -> jax.Array:  # an image's random numbers do not depend on how the batch is sharded
+            return jax.vmap(jax.random.fold_in, (None, 0))(
+                stream(key, which, state.step), positions
+            )
 
         x = augment(config.augmentation, keys(Stream.AUGMENT), images)
 
         def loss(params: Any) -> tuple[jax.Array, tuple[Sums, Any]]:
             logits, batch_stats = network.apply(
-                graph, params, state.batch_stats, x, train=True, keys=keys(Stream.DROPOUT), axis=axis
+                graph,
+                params,
+                state.batch_stats,
+                x,
+                train=True,
+                keys=keys(Stream.DROPOUT),
+                axis=axis,
             )
             total = metrics.training_loss(config.loss, logits, labels)
             return total / (num_shards * labels.size), (metrics.sums(logits, labels), batch_stats)
@@ -81,21 +98,30 @@ def make_train_step(
             gradient, sums = psum_tree((gradient, sums), axis)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        average = update_average(config.average.decay, state.step, state.average, (params, batch_stats))
+        average = update_average(
+            config.average.decay, state.step, state.average, (params, batch_stats)
+        )
         return TrainState(state.step + 1, params, batch_stats, opt_state, average), sums
 
     return train_step
 
 
 def make_launch(
-    train_step: TrainStep, num_steps: int, steps_per_epoch: int, batch_size: int, shard: int, axis: str | None
+    train_step: TrainStep,
+    num_steps: int,
+    steps_per_epoch: int,
+    batch_size: int,
+    shard: int,
+    axis: str | None,
 ) -> Callable[..., tuple[Progress, jax.Array]]:
     """Several training steps of one seed, each on its batch, or the device's shard of it, from the data on the device.
 
     One step is no loop: in a loop CPU's convolutions are slow.
     """
 
-    def step(progress: Progress, data: TrainData, order: jax.Array, key: jax.Array) -> tuple[Progress, jax.Array]:
+    def step(
+        progress: Progress, data: TrainData, order: jax.Array, key: jax.Array
+    ) -> tuple[Progress, jax.Array]:
         first = progress.state.step % steps_per_epoch * batch_size
         first = first + lax.axis_index(axis) * shard if axis else first
         indices = lax.dynamic_slice(order, (first,), (shard,))
@@ -104,7 +130,9 @@ def make_launch(
         return Progress(state, progress.totals + sums), sums.loss / sums.count.astype(jnp.float32)
 
     def scan(progress: Progress, *arguments: Any) -> tuple[Progress, jax.Array]:
-        progress, losses = lax.scan(lambda progress, _: step(progress, *arguments), progress, length=num_steps)
+        progress, losses = lax.scan(
+            lambda progress, _: step(progress, *arguments), progress, length=num_steps
+        )
         return progress, losses.mean()
 
     return step if num_steps == 1 else scan
@@ -116,13 +144,19 @@ def update_average(decay: float, step: jax.Array, average: Any, weights: Any) ->
     if not decay:
         return None
     step = step.astype(jnp.float32)
-    return optax.incremental_update(weights, average, 1 - jnp.minimum(decay, (1 + step) / (10 + step)))
+    return optax.incremental_update(
+        weights, average, 1 - jnp.minimum(decay, (1 + step) / (10 + step))
+    )
 
 
-def make_evaluation_step(graph: Any, axis: str | None = None) -> Callable[..., tuple[Sums, jax.Array]]:
+def make_evaluation_step(
+    graph: Any, axis: str | None = None
+) -> Callable[..., tuple[Sums, jax.Array]]:
     """The evaluation of one batch by one seed; `axis` names the mesh axis that shards the batch."""
 
-    def evaluation_step(state: TrainState, totals: Sums, data: Any, batch: jax.Array) -> tuple[Sums, jax.Array]:
+    def evaluation_step(
+        state: TrainState, totals: Sums, data: Any, batch: jax.Array
+    ) -> tuple[Sums, jax.Array]:
         """Adds batch number `batch` of the data (images, labels and validity, each with the batches first) to the
         totals, and gives its logits, float32[B, 10] of the whole batch. It returns no state."""
         images, labels, valid = jax.tree.map(lambda a: a[batch], data)

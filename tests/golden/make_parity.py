@@ -23,17 +23,40 @@ def block(inputs: int, outputs: int, kernel: int, padding: int = 0) -> list[nn.M
 
 def step_1() -> nn.Sequential:
     return nn.Sequential(
-        conv(1, 32, 3), nn.ReLU(), conv(32, 64, 3), nn.ReLU(), conv(64, 128, 3), nn.ReLU(), nn.MaxPool2d(2),
-        conv(128, 32, 1), nn.ReLU(), conv(32, 64, 3), nn.ReLU(), conv(64, 128, 3), nn.ReLU(), conv(128, 10, 1),
-        nn.ReLU(), conv(10, 10, 7), nn.Flatten(),
-    )  # fmt: skip
+        conv(1, 32, 3),
+        nn.ReLU(),
+        conv(32, 64, 3),
+        nn.ReLU(),
+        conv(64, 128, 3),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        conv(128, 32, 1),
+        nn.ReLU(),
+        conv(32, 64, 3),
+        nn.ReLU(),
+        conv(64, 128, 3),
+        nn.ReLU(),
+        conv(128, 10, 1),
+        nn.ReLU(),
+        conv(10, 10, 7),
+        nn.Flatten(),
+    )
 
 
 def step_2() -> nn.Sequential:
     return nn.Sequential(
-        *block(1, 10, 3), *block(10, 16, 3), *block(16, 10, 1), nn.MaxPool2d(2), *block(10, 20, 3), *block(20, 16, 3),
-        *block(16, 10, 3), *block(10, 16, 3, 1), nn.AvgPool2d(6), conv(16, 10, 1), nn.Flatten(),
-    )  # fmt: skip
+        *block(1, 10, 3),
+        *block(10, 16, 3),
+        *block(16, 10, 1),
+        nn.MaxPool2d(2),
+        *block(10, 20, 3),
+        *block(20, 16, 3),
+        *block(16, 10, 3),
+        *block(10, 16, 3, 1),
+        nn.AvgPool2d(6),
+        conv(16, 10, 1),
+        nn.Flatten(),
+    )
 
 
 def load(network: str) -> nn.Sequential:
@@ -61,7 +84,9 @@ def main() -> None:
     for network in ("step_1", "step_2"):
         for train in (True, False):
             with torch.no_grad():
-                golden[f"{network}/logits_{'train' if train else 'test'}"] = load(network).train(train)(x[0]).numpy()
+                golden[f"{network}/logits_{'train' if train else 'test'}"] = (
+                    load(network).train(train)(x[0]).numpy()
+                )
     for case, (network, name, momentum, learning_rate) in OPTIMIZERS.items():
         net = load(network)
         optimizer = (
@@ -86,7 +111,10 @@ def main() -> None:
             golden[f"{case}/bias/{number}"] = module.bias.detach().numpy()
             golden[f"{case}/mean/{number}"] = module.running_mean.numpy()
             golden[f"{case}/var/{number}"] = module.running_var.numpy()
-    for schedule, make in (("step", lambda o: StepLR(o, 5, 0.1)), ("exponential", lambda o: ExponentialLR(o, 0.8))):
+    for schedule, make in (
+        ("step", lambda o: StepLR(o, 5, 0.1)),
+        ("exponential", lambda o: ExponentialLR(o, 0.8)),
+    ):
         optimizer = torch.optim.SGD([torch.zeros(1)], 0.01)
         scheduler, rates = make(optimizer), []
         for _ in range(20):

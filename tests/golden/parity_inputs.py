@@ -8,14 +8,26 @@ STEPS, BATCH = 20, 64
 # Kernel side, input channels, output channels, batch norm: each convolution in order.
 NETWORKS = {
     "step_1": [
-        (3, 1, 32, False), (3, 32, 64, False), (3, 64, 128, False), (1, 128, 32, False), (3, 32, 64, False),
-        (3, 64, 128, False), (1, 128, 10, False), (7, 10, 10, False),
+        (3, 1, 32, False),
+        (3, 32, 64, False),
+        (3, 64, 128, False),
+        (1, 128, 32, False),
+        (3, 32, 64, False),
+        (3, 64, 128, False),
+        (1, 128, 10, False),
+        (7, 10, 10, False),
     ],
     "step_2": [
-        (3, 1, 10, True), (3, 10, 16, True), (1, 16, 10, True), (3, 10, 20, True), (3, 20, 16, True),
-        (3, 16, 10, True), (3, 10, 16, True), (1, 16, 10, False),
+        (3, 1, 10, True),
+        (3, 10, 16, True),
+        (1, 16, 10, True),
+        (3, 10, 20, True),
+        (3, 20, 16, True),
+        (3, 16, 10, True),
+        (3, 10, 16, True),
+        (1, 16, 10, False),
     ],
-}  # fmt: skip
+}
 OPTIMIZERS = {  # case: network, optimiser, momentum, learning rate
     "step_1_sgd_0.9": ("step_1", "sgd", 0.9, 0.01),
     "sgd_0.9": ("step_2", "sgd", 0.9, 0.0003),

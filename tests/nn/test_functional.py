@@ -45,7 +45,9 @@ def weighted(function, *arguments):
 
 
 def plain_batch_norm(x, scale, bias, relu):
-    norm = nnx.BatchNorm(x.shape[-1], momentum=0.0, epsilon=1e-5, use_fast_variance=False, rngs=nnx.Rngs(0))
+    norm = nnx.BatchNorm(
+        x.shape[-1], momentum=0.0, epsilon=1e-5, use_fast_variance=False, rngs=nnx.Rngs(0)
+    )
     norm.scale[...], norm.bias[...] = scale, bias
     y = norm(jax.nn.relu(x) if relu else x, use_running_average=False)
     return y, norm.mean[...], norm.var[...]
@@ -58,9 +60,14 @@ def test_batch_norm_is_that_of_flax(relu, form):
     y, *statistics = functional.batch_norm(swapped(x), scale, bias, relu, None, form)
     expected = plain_batch_norm(x, scale, bias, relu)
     chex.assert_trees_all_close((swapped(y), *statistics), expected, rtol=0, atol=1e-5)
-    ours = weighted(in_nhwc(lambda *a: functional.batch_norm(*a, relu, None, form)[0]), x, scale, bias)
+    ours = weighted(
+        in_nhwc(lambda *a: functional.batch_norm(*a, relu, None, form)[0]), x, scale, bias
+    )
     chex.assert_trees_all_close(
-        ours, weighted(lambda *a: plain_batch_norm(*a, relu)[0], x, scale, bias), rtol=1e-4, atol=1e-5
+        ours,
+        weighted(lambda *a: plain_batch_norm(*a, relu)[0], x, scale, bias),
+        rtol=1e-4,
+        atol=1e-5,
     )
 
 
@@ -76,12 +83,21 @@ def test_batch_norm_of_a_shared_batch_is_that_of_the_whole():
         return y, (dx, lax.psum(dscale, "batch"), lax.psum(dbias, "batch"))
 
     batch, whole = P("batch"), P()
-    on_two = jax.jit(jax.shard_map(
-        shared, mesh=mesh, in_specs=(batch, whole, whole, batch), out_specs=(batch, (batch, whole, whole)),
-        check_vma=False,
-    ))  # fmt: skip
-    alone = weighted(in_nhwc(lambda *a: functional.batch_norm(*a, True, None, "rows")[0]), x, scale, bias)
-    chex.assert_trees_all_close(on_two(x, scale, bias, normal(9, *x.shape)), alone, rtol=1e-4, atol=1e-5)
+    on_two = jax.jit(
+        jax.shard_map(
+            shared,
+            mesh=mesh,
+            in_specs=(batch, whole, whole, batch),
+            out_specs=(batch, (batch, whole, whole)),
+            check_vma=False,
+        )
+    )
+    alone = weighted(
+        in_nhwc(lambda *a: functional.batch_norm(*a, True, None, "rows")[0]), x, scale, bias
+    )
+    chex.assert_trees_all_close(
+        on_two(x, scale, bias, normal(9, *x.shape)), alone, rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("form", ["rows", "xla"])
@@ -92,8 +108,9 @@ def test_max_pool_is_that_of_flax(side, size, form):
     chex.assert_trees_all_close(
         weighted(in_nhwc(lambda x: functional.max_pool(x, size, form)), x),
         weighted(lambda x: nnx.max_pool(x, (size, size), strides=(size, size)), x),
-        rtol=0, atol=0,
-    )  # fmt: skip
+        rtol=0,
+        atol=0,
+    )
 
 
 @pytest.mark.parametrize(("side", "size"), [(6, 2), (7, 3)])
@@ -108,20 +125,35 @@ def test_average_pool(side, size):
 @pytest.mark.parametrize("form", ["rows", "xla", "im2col"])
 @pytest.mark.parametrize(
     ("side", "inputs", "outputs", "kernel", "padding"),
-    [(8, 3, 4, 3, 0), (8, 1, 4, 3, 1), (8, 3, 4, 3, 1), (9, 3, 4, 3, 0), (9, 1, 4, 2, 0), (8, 3, 4, 5, 3),
-     (6, 32, 32, 3, 0), (7, 10, 10, 7, 0), (7, 6, 5, 1, 0), (16, 3, 4, 3, 0), (16, 3, 4, 5, 1), (16, 3, 4, 2, 0),
-     (7, 6, 5, 1, 1)],
-)  # fmt: skip
+    [
+        (8, 3, 4, 3, 0),
+        (8, 1, 4, 3, 1),
+        (8, 3, 4, 3, 1),
+        (9, 3, 4, 3, 0),
+        (9, 1, 4, 2, 0),
+        (8, 3, 4, 5, 3),
+        (6, 32, 32, 3, 0),
+        (7, 10, 10, 7, 0),
+        (7, 6, 5, 1, 0),
+        (16, 3, 4, 3, 0),
+        (16, 3, 4, 5, 1),
+        (16, 3, 4, 2, 0),
+        (7, 6, 5, 1, 1),
+    ],
+)
 def test_convolutions_are_that_of_xla(form, side, inputs, outputs, kernel, padding):
     x, weights = normal(0, 4, side, side, inputs), normal(1, kernel, kernel, inputs, outputs)
     arguments = dict(
-        window_strides=(1, 1), padding=((padding, padding),) * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        window_strides=(1, 1),
+        padding=((padding, padding),) * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
     chex.assert_trees_all_close(
         weighted(in_nhwc(lambda *a: convolution.convolve(*a, padding, form)), x, weights),
         weighted(lambda *a: lax.conv_general_dilated(*a, **arguments), x, weights),
-        rtol=1e-4, atol=1e-4,
-    )  # fmt: skip
+        rtol=1e-4,
+        atol=1e-4,
+    )
 
 
 @pytest.mark.parametrize("form", ["rows", "xla", "im2col"])
@@ -134,15 +166,25 @@ def test_a_separable_convolution_is_that_of_xla(form, side, size, padding):
 
     def expected(x, pointwise, depthwise):
         return lax.conv_general_dilated(
-            x @ pointwise, depthwise[:, :, None], (1, 1), ((padding, padding),) * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=5,
-        )  # fmt: skip
+            x @ pointwise,
+            depthwise[:, :, None],
+            (1, 1),
+            ((padding, padding),) * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=5,
+        )
 
     chex.assert_trees_all_close(
-        weighted(in_nhwc(lambda *a: convolution.convolve_separably(*a, padding, form)), x, pointwise, depthwise),
+        weighted(
+            in_nhwc(lambda *a: convolution.convolve_separably(*a, padding, form)),
+            x,
+            pointwise,
+            depthwise,
+        ),
         weighted(expected, x, pointwise, depthwise),
-        rtol=1e-5, atol=1e-4,
-    )  # fmt: skip
+        rtol=1e-5,
+        atol=1e-4,
+    )
 
 
 @pytest.mark.parametrize("form", ["rows", "xla", "im2col"])
@@ -186,7 +228,9 @@ def test_dropout_at_the_ends_of_its_range(drops):
     np.testing.assert_allclose(dropped[dropped != 0], 1 / (1 - rate), rtol=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(10, 24, 24, 64), (3, 5, 5, 7)])  # multiples of 4 values per image, and not
+@pytest.mark.parametrize(
+    "shape", [(10, 24, 24, 64), (3, 5, 5, 7)]
+)  # multiples of 4 values per image, and not
 def test_dropout(shape):
     x = jnp.ones(shape)
     dropped = np.asarray(functional.dropout(keys(0, shape[-1]), x, 0.05, "rows"))

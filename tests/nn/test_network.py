@@ -10,13 +10,17 @@ import pytest
 from flax import nnx
 
 from jaxdrill import config
+from jaxdrill.config.layers import Conv, Layer, LayerShape, Pool, Row, count_parameters, layer_table
 from jaxdrill.errors import UsageError
 from jaxdrill.nn import functional, modules, network
-from jaxdrill.nn.architecture import Row, count_parameters, layer_table
-from jaxdrill.nn.layers import Conv, Flow, Layer, Pool
 
-STEPS = [("1", 194_884), *((step, 9_606) for step in ("2", "3", "4", "4_adam", "5", "5_exponential")),
-         *((step, 9_598) for step in ("6", "6_one")), ("6_fast", 9_400), ("6_small", 2_878)]  # fmt: skip
+STEPS = [
+    ("1", 194_884),
+    *((step, 9_606) for step in ("2", "3", "4", "4_adam", "5", "5_exponential")),
+    *((step, 9_598) for step in ("6", "6_one")),
+    ("6_fast", 9_400),
+    ("6_small", 2_878),
+]
 
 
 def arrays(recipe, seed=0):
@@ -33,15 +37,36 @@ def test_parameters(step, parameters):
 
 def test_layers_of_step_1():
     rows = layer_table(config.load("1").network)
-    assert [row.operations for row in rows[:2]] == [26 * 26 * 9 * 32, 24 * 24 * 9 * 32 * 64]
-    assert [row.operations for row in rows[3:5]] == [0, 11 * 11 * 128 * 32]
-    assert [row.parameters for row in rows] == [288, 18_432, 73_728, 0, 4_096, 18_432, 73_728, 1_280, 4_900]
+    assert [row.macs for row in rows[:2]] == [26 * 26 * 9 * 32, 24 * 24 * 9 * 32 * 64]
+    assert [row.macs for row in rows[3:5]] == [0, 11 * 11 * 128 * 32]
+    assert [row.parameters for row in rows] == [
+        288,
+        18_432,
+        73_728,
+        0,
+        4_096,
+        18_432,
+        73_728,
+        1_280,
+        4_900,
+    ]
     assert [row.side for row in rows] == [26, 24, 22, 11, 11, 9, 7, 7, 1]
 
 
 def test_layers_of_step_2():
     rows = layer_table(config.load("2").network)
-    expected = [90 + 20, 1_440 + 32, 160 + 20, 0, 1_800 + 40, 2_880 + 32, 1_440 + 20, 1_440 + 32, 0, 160]
+    expected = [
+        90 + 20,
+        1_440 + 32,
+        160 + 20,
+        0,
+        1_800 + 40,
+        2_880 + 32,
+        1_440 + 20,
+        1_440 + 32,
+        0,
+        160,
+    ]
     assert [row.parameters for row in rows] == expected
     assert [row.side for row in rows] == [26, 24, 24, 12, 10, 8, 6, 6, 1, 1]
     assert [row.channels for row in rows] == [10, 16, 10, 10, 20, 16, 10, 16, 16, 10]
@@ -51,7 +76,9 @@ def test_layers_of_step_2():
 def test_the_layer_table_is_what_the_network_does():
     """The receptive field, by the gradient of one logit-map value: it reaches so many pixels and no more."""
     recipe = config.load("2")
-    rows = layer_table(recipe.network)[:7]  # up to the 6x6 map, whose centre sees only pixels within the image
+    rows = layer_table(recipe.network)[
+        :7
+    ]  # up to the 6x6 map, whose centre sees only pixels within the image
     net = modules.Network(recipe.network[:7], "xla", nnx.Rngs(params=0))
     side, channels = rows[-1].side, rows[-1].channels
 
@@ -73,17 +100,27 @@ def test_a_separable_convolution_mixes_the_channels_and_then_filters_each():
     convolution = layer.module(3, "rows", nnx.Rngs(params=0))
     depthwise, pointwise = convolution.depthwise[...], convolution.kernel[...]
     assert depthwise.shape == (3, 3, 1, 5) and pointwise.shape == (1, 1, 3, 5)
-    assert 0.25 < jnp.abs(depthwise).max() < 1 / 3 and 0.3 < jnp.abs(pointwise).max() < 3**-0.5  # 1/sqrt(fan_in)
+    assert (
+        0.25 < jnp.abs(depthwise).max() < 1 / 3 and 0.3 < jnp.abs(pointwise).max() < 3**-0.5
+    )  # 1/sqrt(fan_in)
     expected = jax.lax.conv_general_dilated(
-        jnp.einsum("bhwi,io->bhwo", x, pointwise[0, 0]), depthwise, (1, 1), "SAME",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=5,
-    )  # fmt: skip
+        jnp.einsum("bhwi,io->bhwo", x, pointwise[0, 0]),
+        depthwise,
+        (1, 1),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=5,
+    )
     evaluated = convolution(x.transpose(3, 1, 2, 0), False, None, None).transpose(3, 1, 2, 0)
     evaluated *= (1 + functional.EPSILON) ** 0.5  # fresh statistics are 0 and 1
     np.testing.assert_allclose(evaluated, jax.nn.relu(expected), atol=1e-5)
-    flow = layer.trace(Flow(7, 3))
-    assert flow.parameters == 15 + 45 + 10 == sum(p.size for p in jax.tree.leaves(nnx.state(convolution, nnx.Param)))
-    assert flow.operations == 49 * (15 + 45) and layer.text() == "3x3 separable conv relu batch_norm"
+    flow = layer.shape(LayerShape(7, 3))
+    assert (
+        flow.parameters
+        == 15 + 45 + 10
+        == sum(p.size for p in jax.tree.leaves(nnx.state(convolution, nnx.Param)))
+    )
+    assert flow.macs == 49 * (15 + 45) and layer.text() == "3x3 separable conv relu batch_norm"
 
 
 def test_dropout_stands_after_five_of_the_blocks():
@@ -146,7 +183,9 @@ def test_evaluation_neither_drops_nor_learns():
     (logits, after), (alone, _) = evaluate(x), evaluate(x[:1])
     np.testing.assert_allclose(logits[:1], alone, atol=1e-5)
     chex.assert_trees_all_equal(stats, after)
-    (first, moved), (second, _) = (train(jax.random.split(jax.random.key(seed), 4)) for seed in (1, 2))
+    (first, moved), (second, _) = (
+        train(jax.random.split(jax.random.key(seed), 4)) for seed in (1, 2)
+    )
     assert not np.allclose(first, second)
     assert not any(jax.tree.leaves(jax.tree.map(np.array_equal, stats, moved)))
 
@@ -155,15 +194,23 @@ def test_evaluation_neither_drops_nor_learns():
 def test_images_of_another_shape_are_refused(shape):
     recipe = config.load("2")
     with pytest.raises(AssertionError):
-        network.apply(network.make_graph(recipe.network), *arrays(recipe), jnp.zeros(shape), train=False)
+        network.apply(
+            network.make_graph(recipe.network), *arrays(recipe), jnp.zeros(shape), train=False
+        )
 
 
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
         ([Conv(conv=10, kernel=29)], "network[1] is 29x29, larger than its input of 28x28"),
-        ([Pool(pool="max", size=14), Pool(pool="max", size=3)], "network[2] is 3x3, larger than its input of 2x2"),
-        ([Conv(conv=10, kernel=28), Conv(conv=9, kernel=1)], "the network ends in 1x1x9; it must end in 1x1x10"),
+        (
+            [Pool(pool="max", size=14), Pool(pool="max", size=3)],
+            "network[2] is 3x3, larger than its input of 2x2",
+        ),
+        (
+            [Conv(conv=10, kernel=28), Conv(conv=9, kernel=1)],
+            "the network ends in 1x1x9; it must end in 1x1x10",
+        ),
         ([Conv(conv=10)], "the network ends in 26x26x10"),
     ],
 )
@@ -177,10 +224,21 @@ def test_weights_have_names():
     recipe = config.load("2")
     params, stats = arrays(recipe)
     weights = network.named_weights(params, stats)
-    assert weights["conv1.kernel"].shape == (3, 3, 1, 10) and weights["conv8.kernel"].shape == (1, 1, 16, 10)
-    norms = {f"conv{n}.batch_norm.{leaf}" for n in range(1, 8) for leaf in ("scale", "bias", "mean", "var")}
+    assert weights["conv1.kernel"].shape == (3, 3, 1, 10) and weights["conv8.kernel"].shape == (
+        1,
+        1,
+        16,
+        10,
+    )
+    norms = {
+        f"conv{n}.batch_norm.{leaf}"
+        for n in range(1, 8)
+        for leaf in ("scale", "bias", "mean", "var")
+    }
     assert set(weights) == norms | {f"conv{n}.kernel" for n in range(1, 9)}
-    assert not np.any(weights["conv7.batch_norm.mean"]) and np.all(weights["conv7.batch_norm.var"] == 1)
+    assert not np.any(weights["conv7.batch_norm.mean"]) and np.all(
+        weights["conv7.batch_norm.var"] == 1
+    )
     chex.assert_trees_all_equal(network.from_named_weights(weights), (params, stats))
     assert [row.name for row in layer_table(recipe.network)][2:5] == ["conv3", "pool1", "conv4"]
 
@@ -194,21 +252,18 @@ class Residual(Layer):
     def text(self) -> str:
         return f"residual of {len(self.residual)}"
 
-    def trace(self, flow: Flow) -> Flow:
-        after = flow
+    def shape(self, before: LayerShape) -> LayerShape:
+        after = before
         for layer in self.residual:
-            after = layer.trace(after)
-        if (after.side, after.channels) != (flow.side, flow.channels):
+            after = layer.shape(after)
+        if (after.side, after.channels) != (before.side, before.channels):
             raise UsageError("changes the shape of its input")
         return after
 
-    def module(self, channels, convolution, rngs):
-        return Sum(modules.Network(self.residual, convolution, rngs, channels))
-
 
 class Sum(nnx.Module):
-    def __init__(self, inner):
-        self.inner = inner
+    def __init__(self, layer, channels, convolution, rngs):
+        self.inner = modules.Network(layer.residual, convolution, rngs, channels)
 
     def __call__(self, x, train, keys, axis):
         return x + self.inner(x, train, keys, axis)
@@ -216,17 +271,23 @@ class Sum(nnx.Module):
 
 def test_a_new_kind_is_composed_of_others():
     """Its shapes, parameters, names, gradients and batch statistics come without another file."""
-    block = Residual(residual=(Conv(conv=4, padding=1, batch_norm=True), Conv(conv=4, padding=1, dropout=0.5)))
+    block = Residual(
+        residual=(Conv(conv=4, padding=1, batch_norm=True), Conv(conv=4, padding=1, dropout=0.5))
+    )
     layers = [Conv(conv=4), Pool(pool="max", size=13), block, Conv(conv=10, kernel=2, relu=False)]
     table = layer_table(layers)
     assert table[2] == Row("residual1", "residual of 2", 2, 4, 67, 2 * 144 + 8, 2 * 2 * 2 * 144)
     graph, (params, stats) = network.make_graph(layers), network.init(layers, jax.random.key(0))
     names = set(network.named_weights(params, stats))
-    assert {"residual1.inner.conv1.kernel", "residual1.inner.conv1.batch_norm.mean", "conv2.kernel"} < names
+    assert {
+        "residual1.inner.conv1.kernel",
+        "residual1.inner.conv1.batch_norm.mean",
+        "conv2.kernel",
+    } < names
     weights = network.named_weights(params, stats)
-    assert sum(np.size(a) for name, a in weights.items() if not name.endswith((".mean", ".var"))) == sum(
-        row.parameters for row in table
-    )
+    assert sum(
+        np.size(a) for name, a in weights.items() if not name.endswith((".mean", ".var"))
+    ) == sum(row.parameters for row in table)
     chex.assert_trees_all_equal(network.from_named_weights(weights), (params, stats))
     x = jax.random.normal(jax.random.key(1), (4, 28, 28, 1))
     keys = jax.random.split(jax.random.key(2), 4)
@@ -237,7 +298,9 @@ def test_a_new_kind_is_composed_of_others():
 
     gradient, moved = jax.grad(loss, has_aux=True)(params)
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient))
-    assert not np.array_equal(moved["residual1"]["inner"]["conv1"]["batch_norm"]["mean"], np.zeros(4))
+    assert not np.array_equal(
+        moved["residual1"]["inner"]["conv1"]["batch_norm"]["mean"], np.zeros(4)
+    )
     with pytest.raises(UsageError, match=r"network\[2\] changes the shape of its input"):
         layer_table([Conv(conv=4), Residual(residual=(Conv(conv=5, padding=1),))])
 
@@ -245,5 +308,7 @@ def test_a_new_kind_is_composed_of_others():
 @pytest.mark.parametrize("step", ["1", "5", "6"])
 def test_initial_weights_have_the_keys_of_flax(step):
     layers, key = config.load(step).network, jax.random.key(3)
-    _, *expected = nnx.split(modules.Network(layers, "xla", nnx.Rngs(params=key)), nnx.Param, nnx.BatchStat)
+    _, *expected = nnx.split(
+        modules.Network(layers, "xla", nnx.Rngs(params=key)), nnx.Param, nnx.BatchStat
+    )
     chex.assert_trees_all_equal(network.init(layers, key), tuple(map(nnx.to_pure_dict, expected)))

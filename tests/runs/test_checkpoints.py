@@ -8,13 +8,18 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from jaxdrill import tensors
+from jaxdrill import array_files
 from jaxdrill.errors import RunError
 from jaxdrill.runs import checkpoints
 from jaxdrill.runs.checkpoints import Checkpoints
 from jaxdrill.training.program import Program, Progress
 
-ABOUT = {"seeds": [5, 6], "rows": [{"seed": 5, "epoch": 0, "train_loss": 0.1}], "identity": {}, "epoch_seconds": 1.5}
+ABOUT = {
+    "seeds": [5, 6],
+    "rows": [{"seed": 5, "epoch": 0, "train_loss": 0.1}],
+    "identity": {},
+    "epoch_seconds": 1.5,
+}
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +64,9 @@ def test_another_networks_checkpoint_is_refused(tmp_path, program, progress):
     checkpoint = checkpoints.latest(tmp_path)
     name = next(name for name in checkpoint.arrays if "conv2" in name)
     del checkpoint.arrays[name]
-    with pytest.raises(RunError, match=r"step_7.safetensors is of another network: .*conv2.* is missing"):
+    with pytest.raises(
+        RunError, match=r"step_7.safetensors is of another network: .*conv2.* is missing"
+    ):
         checkpoints.select(checkpoint, program.template, [5])
     checkpoint.arrays[name] = np.zeros((2, 1))
     with pytest.raises(RunError, match=r"conv2.* is float64\[2, 1\]"):
@@ -70,8 +77,10 @@ def test_the_last_two_are_kept(tmp_path, progress):
     (tmp_path / "step_x.safetensors").write_text("mine")
     saved(tmp_path, progress, 3, 5, 11, 100)
     assert {path.name for path in tmp_path.iterdir()} == {
-        "step_11.safetensors", "step_100.safetensors", "step_x.safetensors",
-    }  # fmt: skip
+        "step_11.safetensors",
+        "step_100.safetensors",
+        "step_x.safetensors",
+    }
     assert checkpoints.latest(tmp_path).step == 100
 
 
@@ -96,7 +105,9 @@ SPOILT = {
     "an array away": lambda file: save_file(dict(list(load_file(file).items())[1:]), file),
     "gone": lambda file: file.unlink(),
     "a folder": lambda file: (file.unlink(), file.mkdir()),
-    "of other things": lambda file: tensors.write(file, {"a": np.zeros(2)}, {"step": "8", "metadata": "[]"}),
+    "of other things": lambda file: array_files.write(
+        file, {"a": np.zeros(2)}, {"step": "8", "metadata": "[]"}
+    ),
 }
 
 
@@ -109,14 +120,19 @@ def test_the_one_before_a_damaged_one_is_used(tmp_path, progress, capsys, how):
     if how == "gone":
         assert told == ""
     else:
-        assert told.startswith(f"jaxdrill: warning: {tmp_path / 'step_8.safetensors'} ") and told.count("\n") == 1
+        assert (
+            told.startswith(f"jaxdrill: warning: {tmp_path / 'step_8.safetensors'} ")
+            and told.count("\n") == 1
+        )
         assert told.endswith("; the checkpoint before it, of step 3, is used\n")
 
 
 def test_a_checkpoint_under_the_name_of_another_step_is_damaged(tmp_path, progress):
     saved(tmp_path, progress, 3)
     (tmp_path / "step_3.safetensors").rename(tmp_path / "step_9.safetensors")
-    with pytest.raises(RunError, match=r"step_9.safetensors is damaged \(its step is not that of its name\)"):
+    with pytest.raises(
+        RunError, match=r"step_9.safetensors is damaged \(its step is not that of its name\)"
+    ):
         checkpoints.latest(tmp_path)
 
 
@@ -124,20 +140,36 @@ def test_no_whole_one_is_told_in_one_line(tmp_path, progress):
     saved(tmp_path, progress, 3, 8)
     for file in tmp_path.iterdir():
         flip(file, -1)
-    with pytest.raises(RunError, match=r"step_8.safetensors is damaged: .*delete it to start these seeds") as error:
+    with pytest.raises(
+        RunError, match=r"step_8.safetensors is damaged: .*delete it to start these seeds"
+    ) as error:
         checkpoints.latest(tmp_path)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"rows": [5]}, {"rows": [{"seed": 5}]}, {"rows": [{"seed": 5, "epoch": 0, "loss": "x"}]}, {"seeds": [5]},
-     {"seeds": "x"}, {"identity": 3}, {"epoch_seconds": None}, {"seeds": "56"}, {"seeds": [5, -6]}, {"layout": [1]}],
-)  # fmt: skip
+    [
+        {"rows": [5]},
+        {"rows": [{"seed": 5}]},
+        {"rows": [{"seed": 5, "epoch": 0, "loss": "x"}]},
+        {"seeds": [5]},
+        {"seeds": "x"},
+        {"identity": 3},
+        {"epoch_seconds": None},
+        {"seeds": "56"},
+        {"seeds": [5, -6]},
+        {"layout": [1]},
+    ],
+)
 def test_metadata_of_another_kind_is_damage_too(tmp_path, progress, change):
     """With a right sum, as somebody could make it."""
     saved(tmp_path, progress, 3)
     arrays = checkpoints.named(progress)
-    tensors.write(tmp_path / "step_3.safetensors", arrays, {"step": "3", "metadata": json.dumps(ABOUT | change)})
+    array_files.write(
+        tmp_path / "step_3.safetensors",
+        arrays,
+        {"step": "3", "metadata": json.dumps(ABOUT | change)},
+    )
     with pytest.raises(RunError, match=r"step_3.safetensors is damaged \("):
         checkpoints.latest(tmp_path)

@@ -35,9 +35,14 @@ def test_the_seconds_are_counted_and_the_line_is_removed(terminal, monkeypatch):
     monkeypatch.setattr(sys, "stderr", stream)
     with show_elapsed("compiling for 1 seed(s)"):
         shown = read_until(controller, rb": [1-9] s")
-    assert re.fullmatch(rb"\rcompiling for 1 seed\(s\): 0 s\rcompiling for 1 seed\(s\): [1-9] s", shown)
+    assert re.fullmatch(
+        rb"\rcompiling for 1 seed\(s\): 0 s\rcompiling for 1 seed\(s\): [1-9] s", shown
+    )
     print("next", end="", file=stream, flush=True)
-    assert read_until(controller, b"next") == b"\r" + b" " * len("compiling for 1 seed(s): 1 s") + b"\rnext"
+    assert (
+        read_until(controller, b"next")
+        == b"\r" + b" " * len("compiling for 1 seed(s): 1 s") + b"\rnext"
+    )
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])

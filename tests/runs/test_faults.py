@@ -16,7 +16,7 @@ from conftest import ROOT
 from runs_in_parts import both, contents, rows, stop_in, without_seconds
 from soak.trial import small_disk
 
-from jaxdrill import embedded
+from jaxdrill.data import embedded
 from jaxdrill.main import main
 from jaxdrill.runs import checkpoints, group
 from jaxdrill.runs.reader import find, read
@@ -31,7 +31,9 @@ few = pytest.mark.usefixtures("few_digits")
 @pytest.mark.slow
 def test_killed_inside_each_kind_of_write(tmp_path):
     """By the system, 64 bytes into the file; the same command then leaves what an undisturbed run leaves."""
-    done = subprocess.run([*TRIAL, tmp_path, "--each-kind", "--faults", "kill_inside"], capture_output=True, text=True)
+    done = subprocess.run(
+        [*TRIAL, tmp_path, "--each-kind", "--faults", "kill_inside"], capture_output=True, text=True
+    )
     assert done.returncode == 0 and '"kill_inside": 8' in done.stdout, done.stdout + done.stderr
 
 
@@ -46,12 +48,22 @@ def test_a_full_disk_at_each_kind_of_write(tmp_path):
 @needs_disks
 def test_a_folder_that_is_read_only(tiny_recipe, tmp_path):
     """The command ends before it trains, in one line."""
-    train = [sys.executable, "-m", "jaxdrill.main", "--step", f"{tiny_recipe}", "--workdir", f"{tmp_path / 'run'}"]
+    train = [
+        sys.executable,
+        "-m",
+        "jaxdrill.main",
+        "--step",
+        f"{tiny_recipe}",
+        "--workdir",
+        f"{tmp_path / 'run'}",
+    ]
     shell = 'mount -o remount,ro,bind "$0" && cd "$1" && shift && exec "$@"'
     bound = small_disk(tmp_path, 1, ["sh", "-c", shell, f"{tmp_path}", f"{ROOT}", *train])
     done = subprocess.run(bound, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
-    assert "run cannot be used: Read-only file system" in done.stderr and done.stderr.count("\n") == 1
+    assert (
+        "run cannot be used: Read-only file system" in done.stderr and done.stderr.count("\n") == 1
+    )
 
 
 def damage(file):
@@ -61,7 +73,9 @@ def damage(file):
 
 
 @few
-def test_a_damaged_checkpoint_costs_an_epoch_and_no_bit(finished, command, tmp_path, capsys, monkeypatch):
+def test_a_damaged_checkpoint_costs_an_epoch_and_no_bit(
+    finished, command, tmp_path, capsys, monkeypatch
+):
     monkeypatch.setattr(checkpoints.Checkpoints, "due", lambda self: True)
     with monkeypatch.context() as patch:
         stop_in(patch, 4)
@@ -131,12 +145,15 @@ def test_restart_keeps_the_old_folder(copy, command, capsys):
     }
     assert read(copy).config.optimizer.learning_rate == 0.02
     assert find([copy.parent]) == [(copy, True)], "a report of all runs has each once"
-    assert "--restart" not in (copy / "run.json").read_text(), "the advice to repeat a command must not restart it"
+    assert "--restart" not in (copy / "run.json").read_text(), (
+        "the advice to repeat a command must not restart it"
+    )
 
 
 @few
 @pytest.mark.parametrize(
-    "name", ["thesis.txt", "config.json", "checkpoints/epoch_1.pt", "checkpoints/seed_1/mine.safetensors"]
+    "name",
+    ["thesis.txt", "config.json", "checkpoints/epoch_1.pt", "checkpoints/seed_1/mine.safetensors"],
 )
 def test_restart_leaves_a_folder_that_is_not_a_run(command, tmp_path, capsys, name):
     """Also if it has a lock, or files of other programs with the names of a run's files."""
@@ -163,7 +180,9 @@ def test_restart_of_a_folder_without_files_begins_there(command, tmp_path):
 
 
 @few
-@pytest.mark.parametrize("name", ["metrics.jsonl", "config.json", "images.npz", "weights/seed_1.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "config.json", "images.npz", "weights/seed_1.safetensors"]
+)
 def test_training_does_not_replace_files_of_other_programs(command, tmp_path, capsys, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text('{"loss": 1}')
@@ -176,7 +195,9 @@ def test_training_does_not_replace_files_of_other_programs(command, tmp_path, ca
 
 
 @few
-def test_a_loss_that_becomes_infinite_keeps_the_last_finite_state(command, tmp_path, monkeypatch, capsys):
+def test_a_loss_that_becomes_infinite_keeps_the_last_finite_state(
+    command, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(checkpoints.Checkpoints, "due", lambda self: True)
     assert command(tmp_path, "--epochs", 1) == 0
     kept = (tmp_path / "checkpoints" / "seed_1" / "step_3.safetensors").read_bytes()
@@ -184,16 +205,23 @@ def test_a_loss_that_becomes_infinite_keeps_the_last_finite_state(command, tmp_p
 
     def spoilt(*arguments):
         progress = original(*arguments)
-        progress.state.params["conv1"]["kernel"][:] = 1e30  # the loss is finite once more, and its gradient is not
+        progress.state.params["conv1"]["kernel"][:] = (
+            1e30  # the loss is finite once more, and its gradient is not
+        )
         return progress
 
     monkeypatch.setattr(group.checkpoints, "select", spoilt)
     capsys.readouterr()
     assert command(tmp_path, "--epochs", 2) == 1
     error = capsys.readouterr().err
-    assert f"; {tmp_path / 'checkpoints' / 'seed_1'} keeps the state before; begin again with a smaller" in error
+    assert (
+        f"; {tmp_path / 'checkpoints' / 'seed_1'} keeps the state before; begin again with a smaller"
+        in error
+    )
     assert error.count("\n") == 1 and "--restart" in error
-    assert [file.name for file in (tmp_path / "checkpoints" / "seed_1").iterdir()] == ["step_3.safetensors"]
+    assert [file.name for file in (tmp_path / "checkpoints" / "seed_1").iterdir()] == [
+        "step_3.safetensors"
+    ]
     assert (tmp_path / "checkpoints" / "seed_1" / "step_3.safetensors").read_bytes() == kept
     assert len(rows(tmp_path)) == 1
 
@@ -211,23 +239,40 @@ def test_weights_that_are_not_finite_are_never_saved(command, tmp_path, monkeypa
 
     monkeypatch.setattr(group, "fit", spoilt)
     assert command(tmp_path) == 1
-    assert "is not finite after step 3 of digits seed 1; nothing was saved" in capsys.readouterr().err
+    assert (
+        "is not finite after step 3 of digits seed 1; nothing was saved" in capsys.readouterr().err
+    )
     assert not (tmp_path / "checkpoints").exists()
 
 
 @few
 def test_start_up_removes_only_temporary_files_of_jaxdrill(copy, command):
-    ours = [".jaxdrill-run.json.4711.tmp", "metrics.jsonl.4711.tmp", "weights/seed_3.safetensors.4711.tmp",
-            "weights/.jaxdrill-seed_3.safetensors.4711.tmp", "predictions/seed_12.npz.4711.tmp",
-            "checkpoints/seeds_3_to_4/step_3.safetensors.4711.tmp"]  # fmt: skip
-    users = ["notes.tmp", "notes.2024.tmp", "weights/mine.2024.tmp", "seed_3.pdf.1.tmp", "notes/run.json.4711.tmp",
-             "notes/.jaxdrill-run.json.4711.tmp", "x.jaxdrill-run.json.4711.tmp", ".jaxdrill-notes.tmp"]  # fmt: skip
+    ours = [
+        ".jaxdrill-run.json.4711.tmp",
+        "metrics.jsonl.4711.tmp",
+        "weights/seed_3.safetensors.4711.tmp",
+        "weights/.jaxdrill-seed_3.safetensors.4711.tmp",
+        "predictions/seed_12.npz.4711.tmp",
+        "checkpoints/seeds_3_to_4/step_3.safetensors.4711.tmp",
+    ]
+    users = [
+        "notes.tmp",
+        "notes.2024.tmp",
+        "weights/mine.2024.tmp",
+        "seed_3.pdf.1.tmp",
+        "notes/run.json.4711.tmp",
+        "notes/.jaxdrill-run.json.4711.tmp",
+        "x.jaxdrill-run.json.4711.tmp",
+        ".jaxdrill-notes.tmp",
+    ]
     (copy / "notes").mkdir()
     for name in ours + users:
         (copy / name).write_text(name)
     assert command(*both(copy)) == 0
     assert [name for name in ours if (copy / name).exists()] == []
-    assert {name: (copy / name).read_text() for name in users} == dict(zip(users, users, strict=True))
+    assert {name: (copy / name).read_text() for name in users} == dict(
+        zip(users, users, strict=True)
+    )
 
 
 @few
@@ -236,7 +281,9 @@ def test_verify(finished, capsys, monkeypatch):
     first, *lines, said = capsys.readouterr().out.splitlines()
     assert first == f"{finished}: checking 2 epoch(s) of seed(s) 3, 4"
     assert lines[0] == f"{finished}: training them in one go"
-    assert lines[1:] == [f"{finished}: the same, stopped and continued ({n})" for n in range(1, len(lines))]
+    assert lines[1:] == [
+        f"{finished}: the same, stopped and continued ({n})" for n in range(1, len(lines))
+    ]
     assert said.startswith("2 epoch(s) of seed(s) 3, 4: the same bits, stopped and continued ")
     assert said.endswith(" times; they are the run's own numbers") and " continued 0 " not in said
     digits = embedded.digits()
@@ -277,7 +324,9 @@ def test_a_stop_in_the_middle_of_verify(finished, monkeypatch, tmp_path, capsys,
     stop_in(monkeypatch, 2, number)
     assert main(["verify", str(finished)]) == code
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last == "jaxdrill: verify was interrupted. Nothing was kept; run it again from the start."
+    assert (
+        last == "jaxdrill: verify was interrupted. Nothing was kept; run it again from the start."
+    )
     assert not list(tmp_path.iterdir()), "what it trained is removed"
 
 
@@ -304,5 +353,8 @@ def test_a_file_that_cannot_be_written_in_verify(finished, capsys):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     error = capsys.readouterr().err
-    assert error.startswith("jaxdrill: verify could not train: [Errno 27] File too large: '") and error.count("\n") == 1
+    assert (
+        error.startswith("jaxdrill: verify could not train: [Errno 27] File too large: '")
+        and error.count("\n") == 1
+    )
     assert error.endswith(".safetensors'. Nothing was kept; run it again from the start.\n")

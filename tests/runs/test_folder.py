@@ -8,9 +8,9 @@ import pytest
 from runs_on_disk import write_run, write_trained
 from safetensors.numpy import save
 
-from jaxdrill import files, tensors
+from jaxdrill import array_files, files, weights
 from jaxdrill.errors import RunError
-from jaxdrill.runs import folder, reader, weights
+from jaxdrill.runs import folder, reader
 
 CURVES = {3: [0.9, 0.98], 4: [0.91, 0.97]}
 
@@ -50,42 +50,121 @@ def test_a_seed_beside_those_of_the_config(tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda p: [f.unlink() for f in p.glob("*.*")], "is no run folder: it holds no config.json"),
-        (lambda p: (p / "run.json").unlink(), "is half written: it holds no run.json; repeat the command"),
+        (
+            lambda p: [f.unlink() for f in p.glob("*.*")],
+            "is no run folder: it holds no config.json",
+        ),
+        (
+            lambda p: (p / "run.json").unlink(),
+            "is half written: it holds no run.json; repeat the command",
+        ),
         (lambda p: (p / "metrics.jsonl").unlink(), "is half written: it holds no metrics.jsonl"),
-        (lambda p: (p / "metrics.jsonl").write_text('{"seed": 3'), "is damaged: line 1 of metrics.jsonl is cut"),
-        (lambda p: (p / "metrics.jsonl").write_text('{"seed": 3}\n'), "is damaged: line 1 of metrics.jsonl"),
+        (
+            lambda p: (p / "metrics.jsonl").write_text('{"seed": 3'),
+            "is damaged: line 1 of metrics.jsonl is cut",
+        ),
+        (
+            lambda p: (p / "metrics.jsonl").write_text('{"seed": 3}\n'),
+            "is damaged: line 1 of metrics.jsonl",
+        ),
         (lambda p: (p / "metrics.jsonl").write_text("3\n"), "is damaged: line 1"),
-        (lambda p: (p / "metrics.jsonl").write_text('{"seed": 3, "epoch": 0}\n'), "is damaged (step is missing in"),
-        (lambda p: drop_key(p / "run.json", "split"), "is damaged (split in run.json: Field required)"),
+        (
+            lambda p: (p / "metrics.jsonl").write_text('{"seed": 3, "epoch": 0}\n'),
+            "is damaged (step is missing in",
+        ),
+        (
+            lambda p: drop_key(p / "run.json", "split"),
+            "is damaged (split in run.json: Field required)",
+        ),
         (lambda p: (p / "config.json").write_bytes(b"\xff"), "is damaged ("),
         (lambda p: (p / "config.json").write_text("[]"), "is damaged ("),
         (lambda p: change(p / "config.json", batch_size=0), "is damaged ("),
-        (lambda p: change(p / "run.json", format=1), "another version of jaxdrill (its format is 1, this one reads 3)"),
-        (lambda p: change(p / "run.json", dataset="kmnist"), "mixes datasets: config.json says mnist, run.json kmnist"),
-        (lambda p: drop_lines(p / "metrics.jsonl", 1), "half written: seed 4 has 1 of 2 epochs; finish it with: "),
+        (
+            lambda p: change(p / "run.json", format=1),
+            "another version of jaxdrill (its format is 1, this one reads 3)",
+        ),
+        (
+            lambda p: change(p / "run.json", dataset="kmnist"),
+            "mixes datasets: config.json says mnist, run.json kmnist",
+        ),
+        (
+            lambda p: drop_lines(p / "metrics.jsonl", 1),
+            "half written: seed 4 has 1 of 2 epochs; finish it with: ",
+        ),
         (lambda p: drop_lines(p / "metrics.jsonl", 2), "is half written: seed 4 has 0 of 2 epochs"),
         (lambda p: change(p / "config.json", seeds=3), "is half written: seed 5 has 0 of 2 epochs"),
-        (lambda p: change(p / "config.json", epochs=3), "is half written: seed 3 has 2 of 3 epochs"),
-        (lambda p: (p / "predictions" / "seed_3.npz").unlink(), "is half written: predictions/seed_3.npz is missing"),
-        (lambda p: (p / "predictions" / "seed_3.npz").write_bytes(b"PK"), "is damaged (seed_3.npz cannot be read ("),
-        (lambda p: resave(p / "predictions" / "seed_3.npz", epoch=0), "seed_3.npz is not of the last epoch in"),
-        (lambda p: resave(p / "predictions" / "seed_3.npz", predicted=np.zeros(1000, np.uint8)), "is not of the last"),
-        (lambda p: resave(p / "predictions" / "seed_3.npz", predicted=np.zeros(9)), "holds no labels and predictions"),
-        (lambda p: resave(p / "predictions" / "seed_3.npz", train_correct=9, train_examples=8), "no count of training"),
-        (lambda p: (p / "images.npz").write_bytes(b""), "is damaged (images.npz cannot be read (File is not a zip"),
-        (lambda p: resave(p / "images.npz", index=np.arange(-1, len(np.load(p / "images.npz")["index"]) - 1)),
-         "is damaged (images.npz holds no numbers of images). Delete its images.npz and repeat the command that"),
-        (lambda p: resave(p / "images.npz", index=np.arange(len(np.load(p / "images.npz")["index"])) + 990),
-         "mixes datasets: images.npz holds images beyond those evaluated. Delete its images.npz and repeat"),
-        (lambda p: resave(p / "images.npz", images=np.zeros((3, 28, 28), np.uint8)), "images.npz holds no images"),
-        (lambda p: resave(p / "predictions" / "seed_3.npz", epoch=np.inf), "seed_3.npz holds no number of an epoch"),
-        (lambda p: resave(p / "predictions" / "seed_3.npz", epoch=[1, 1]), "seed_3.npz holds no number of an epoch"),
-        (lambda p: (p / "metrics.jsonl").write_text(f'{{"seed": 3, "epoch": 0, "loss": 1{"0" * 400}}}'), "line 1 of"),
-        (lambda p: (p / "metrics.jsonl").write_text('{"seed": true, "epoch": 0}'), "is damaged: line 1 of metrics"),
-        (lambda p: (p / "metrics.jsonl").write_text('{"seed": -1, "epoch": 0}'), "is damaged: line 1 of metrics"),
+        (
+            lambda p: change(p / "config.json", epochs=3),
+            "is half written: seed 3 has 2 of 3 epochs",
+        ),
+        (
+            lambda p: (p / "predictions" / "seed_3.npz").unlink(),
+            "is half written: predictions/seed_3.npz is missing",
+        ),
+        (
+            lambda p: (p / "predictions" / "seed_3.npz").write_bytes(b"PK"),
+            "is damaged (seed_3.npz cannot be read (",
+        ),
+        (
+            lambda p: resave(p / "predictions" / "seed_3.npz", epoch=0),
+            "seed_3.npz is not of the last epoch in",
+        ),
+        (
+            lambda p: resave(p / "predictions" / "seed_3.npz", predicted=np.zeros(1000, np.uint8)),
+            "is not of the last",
+        ),
+        (
+            lambda p: resave(p / "predictions" / "seed_3.npz", predicted=np.zeros(9)),
+            "holds no labels and predictions",
+        ),
+        (
+            lambda p: resave(p / "predictions" / "seed_3.npz", train_correct=9, train_examples=8),
+            "no count of training",
+        ),
+        (
+            lambda p: (p / "images.npz").write_bytes(b""),
+            "is damaged (images.npz cannot be read (File is not a zip",
+        ),
+        (
+            lambda p: resave(
+                p / "images.npz", index=np.arange(-1, len(np.load(p / "images.npz")["index"]) - 1)
+            ),
+            "is damaged (images.npz holds no numbers of images). Delete its images.npz and repeat the command that",
+        ),
+        (
+            lambda p: resave(
+                p / "images.npz", index=np.arange(len(np.load(p / "images.npz")["index"])) + 990
+            ),
+            "mixes datasets: images.npz holds images beyond those evaluated. Delete its images.npz and repeat",
+        ),
+        (
+            lambda p: resave(p / "images.npz", images=np.zeros((3, 28, 28), np.uint8)),
+            "images.npz holds no images",
+        ),
+        (
+            lambda p: resave(p / "predictions" / "seed_3.npz", epoch=np.inf),
+            "seed_3.npz holds no number of an epoch",
+        ),
+        (
+            lambda p: resave(p / "predictions" / "seed_3.npz", epoch=[1, 1]),
+            "seed_3.npz holds no number of an epoch",
+        ),
+        (
+            lambda p: (p / "metrics.jsonl").write_text(
+                f'{{"seed": 3, "epoch": 0, "loss": 1{"0" * 400}}}'
+            ),
+            "line 1 of",
+        ),
+        (
+            lambda p: (p / "metrics.jsonl").write_text('{"seed": true, "epoch": 0}'),
+            "is damaged: line 1 of metrics",
+        ),
+        (
+            lambda p: (p / "metrics.jsonl").write_text('{"seed": -1, "epoch": 0}'),
+            "is damaged: line 1 of metrics",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_folder_that_cannot_be_read(tmp_path, spoil, message):
     path = write_run(tmp_path / "run", "3", CURVES)
     spoil(path)
@@ -102,8 +181,12 @@ def test_a_folder_that_is_missing(tmp_path):
 def test_epochs_tested_on_different_numbers_of_images(tmp_path):
     path = write_run(tmp_path / "run", "3", CURVES)
     text = (path / "metrics.jsonl").read_text()
-    (path / "metrics.jsonl").write_text(text.replace('"test_examples": 1000', '"test_examples": 999', 1))
-    with pytest.raises(RunError, match="mixes datasets: its epochs were evaluated on different numbers of images"):
+    (path / "metrics.jsonl").write_text(
+        text.replace('"test_examples": 1000', '"test_examples": 999', 1)
+    )
+    with pytest.raises(
+        RunError, match="mixes datasets: its epochs were evaluated on different numbers of images"
+    ):
         reader.read(path)
 
 
@@ -117,7 +200,9 @@ def test_seeds_with_other_epochs_are_left_out_unless_the_config_names_them(tmp_p
 
 def test_a_folder_that_is_passed_twice_is_read_once(tmp_path):
     run = write_run(tmp_path / "step_3", "3", CURVES)
-    assert [each.folder for each in reader.read_all([tmp_path, run, tmp_path / "." / "step_3"])] == [run]
+    assert [
+        each.folder for each in reader.read_all([tmp_path, run, tmp_path / "." / "step_3"])
+    ] == [run]
     with pytest.raises(RunError, match="no run folder was given"):
         reader.read_all([])
 
@@ -147,14 +232,20 @@ def test_a_folder_of_runs_stands_for_those_in_it(tmp_path):
 def test_a_reader_never_sees_half_a_file(tmp_path, monkeypatch):
     text, arrays = tmp_path / "text", tmp_path / "arrays.npz"
     files.write_text(text, "old")
-    tensors.write_npz(arrays, {"a": np.arange(3)})
+    array_files.write_npz(arrays, {"a": np.arange(3)})
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    for write in (lambda: files.write_text(text, "new"), lambda: tensors.write_npz(arrays, {"a": np.zeros(9)})):
+    for write in (
+        lambda: files.write_text(text, "new"),
+        lambda: array_files.write_npz(arrays, {"a": np.zeros(9)}),
+    ):
         with pytest.raises(KeyboardInterrupt):
             write()
     assert text.read_text() == "old"
-    assert tensors.read_npz(arrays)["a"].tolist() == [0, 1, 2]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["arrays.npz", "text"]  # and nothing is left lying about
+    assert array_files.read_npz(arrays)["a"].tolist() == [0, 1, 2]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "arrays.npz",
+        "text",
+    ]  # and nothing is left lying about
 
 
 def test_weights_files_that_are_not_a_runs(tmp_path):
@@ -167,19 +258,28 @@ def test_weights_files_that_are_not_a_runs(tmp_path):
     text = recipe.model_dump_json().replace('"kernel":3', '"kernel":99', 1)
     file.write_bytes(save(arrays, {"recipe": text}))
     with pytest.raises(
-        RunError, match=r"seed_2.safetensors is damaged: it holds no recipe \(network\[1\] is 99x99, larger"
+        RunError,
+        match=r"seed_2.safetensors is damaged: it holds no recipe \(network\[1\] is 99x99, larger",
     ):
         weights.load(run)
     file.write_bytes(save(arrays))
-    with pytest.raises(RunError, match=r"is damaged: it holds no recipe \('recipe'\); repeat the command"):
+    with pytest.raises(
+        RunError, match=r"is damaged: it holds no recipe \('recipe'\); repeat the command"
+    ):
         weights.load(run)
 
 
 def test_images_of_a_report_need_no_seed_whose_predictions_are_damaged(tmp_path):
     """Those of other images are left out too: seeds that an earlier command trained stay as they are."""
-    path, labels = write_run(tmp_path / "run", "3", CURVES | {5: [0.9, 0.96], 6: [0.9, 0.99]}), np.arange(1000) % 10
+    path, labels = (
+        write_run(tmp_path / "run", "3", CURVES | {5: [0.9, 0.96], 6: [0.9, 0.99]}),
+        np.arange(1000) % 10,
+    )
     (path / "predictions" / "seed_3.npz").write_bytes(b"PK")
     resave(path / "predictions" / "seed_4.npz", labels=np.roll(labels, 1).astype(np.uint8))
     np.savez(path / "predictions" / "seed_5.npz", epoch=1)
     folder.write_images(path, np.zeros((1000, 28, 28, 1), np.uint8), labels.astype(np.uint8))
-    assert tensors.read_npz(path / "images.npz")["index"].tolist() == [*range(10), *range(10, 16)]
+    assert array_files.read_npz(path / "images.npz")["index"].tolist() == [
+        *range(10),
+        *range(10, 16),
+    ]

@@ -31,9 +31,13 @@ def test_the_commit_is_the_codes_own_or_none(tmp_path):
     assert commit is not None and len(commit) == 40
 
 
-@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="the tests do not stand in a git repository")
+@pytest.mark.skipif(
+    not (ROOT / ".git").exists(), reason="the tests do not stand in a git repository"
+)
 def test_the_commit_of_a_clone():
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
     assert provenance.git_commit(Path(jaxdrill.__file__).parent).removesuffix("-dirty") == head
 
 
@@ -43,7 +47,11 @@ def test_what_decides_bits():
     assert identity["optimizer.learning_rate"] == 0.01 and identity["generator"] == "threefry2x32"
     free = config.load("5", {"epochs": "3", "seed": "7", "seeds": "9", "execution.epoch": "scan"})
     assert provenance.identity(free, "sum") == identity
-    for flag, text in (("batch_size", "64"), ("execution.matmul_precision", "bfloat16"), ("hold_out", "100")):
+    for flag, text in (
+        ("batch_size", "64"),
+        ("execution.matmul_precision", "bfloat16"),
+        ("hold_out", "100"),
+    ):
         assert provenance.identity(config.load("5", {flag: text}), "sum") != identity
     assert provenance.identity(recipe, "other") != identity
 
@@ -51,7 +59,9 @@ def test_what_decides_bits():
 def test_a_hold_out_of_earlier_versions_is_not_continued_where_it_leaked(tmp_path):
     """They split the drawings of a source digit; the images of MNIST are split as ever."""
     recipe = config.load("5", {"hold_out": "1000"})
-    assert "hold_out_by" not in provenance.identity(recipe.model_copy(update={"data": "mnist"}), "sum")
+    assert "hold_out_by" not in provenance.identity(
+        recipe.model_copy(update={"data": "mnist"}), "sum"
+    )
     identity = provenance.identity(recipe.model_copy(update={"data": "digits"}), "sum")
     earlier = {key: value for key, value in identity.items() if key != "hold_out_by"}
     message = "holds a run with hold_out_by = None; now it is source image. Pass --restart"
@@ -64,8 +74,18 @@ def test_a_hold_out_of_earlier_versions_is_not_continued_where_it_leaked(tmp_pat
     [
         ("2", "1", {}, "name = step_1; now it is step_2"),
         ("2", "2", {"network": []}, "another network"),
-        ("5", "5", {"optimizer.learning_rate": 0.02}, "optimizer.learning_rate = 0.01; now it is 0.02"),
-        ("6", "6", {"epochs": 30}, "epochs = 15; now it is 30 (its schedule ends with the last epoch)"),
+        (
+            "5",
+            "5",
+            {"optimizer.learning_rate": 0.02},
+            "optimizer.learning_rate = 0.01; now it is 0.02",
+        ),
+        (
+            "6",
+            "6",
+            {"epochs": 30},
+            "epochs = 15; now it is 30 (its schedule ends with the last epoch)",
+        ),
     ],
 )
 def test_another_run_in_the_folder_can_be_archived(tmp_path, step, base, changed, what):

@@ -17,10 +17,10 @@ from soak import damage, faults
 
 Change = Callable[[bytes, random.Random], bytes]
 MODULES = (
-    "deploy.page",
-    "deploy.safetensors",
-    "evidence.page",
-    "evidence.pictures",
+    "page",
+    "export.safetensors",
+    "report.page",
+    "report.pictures",
     "runs.verify",
     "predict",
     "export",
@@ -39,7 +39,7 @@ def prepare() -> None:
     """Loads what the commands need, and makes their data few. Nothing of JAX may run before the forks."""
     for name in ("matplotlib.font_manager", *(f"jaxdrill.{each}" for each in MODULES)):
         import_module(name)
-    from jaxdrill import embedded
+    from jaxdrill.data import embedded
 
     train, labels, test, test_labels = embedded.digits()
     few = train[:300], labels[:300], test[:100], test_labels[:100]
@@ -58,7 +58,9 @@ class Runs:
         out = base / "out.txt"
         for folder, recipe, seed in ((self.run, "tiny", "3"), (self.other, "wide", "3")):
             arguments = self.train(folder, recipe, seed)
-            assert faults.forked(lambda arguments=arguments: _main(arguments), out) == 0, out.read_text()
+            assert faults.forked(lambda arguments=arguments: _main(arguments), out) == 0, (
+                out.read_text()
+            )
         self.good = contents(self.run)
         others = [*contents(self.other).items(), *self.good.items()]
         self.swapped = sorted(others)
@@ -71,7 +73,10 @@ class Runs:
 
     def commands(self) -> dict[str, Callable[[], int]]:
         """The commands by name."""
-        from jaxdrill import export, page, predict, report
+        from jaxdrill.export import __main__ as export
+        from jaxdrill.page import __main__ as page
+        from jaxdrill.predict import __main__ as predict
+        from jaxdrill.report import __main__ as report
 
         run, out = f"{self.run}", self.base / "written"
         return {
@@ -92,7 +97,11 @@ class Runs:
         for number in range(count):
             path = good[number % len(good)]
             change = next(each for pattern, each in CHANGES.items() if fnmatch(path, pattern))
-            swapped = [content for other, content in self.swapped if PurePath(other).suffix == PurePath(path).suffix]
+            swapped = [
+                content
+                for other, content in self.swapped
+                if PurePath(other).suffix == PurePath(path).suffix
+            ]
             content = r.choice(swapped) if r.random() < 0.1 else change(self.good[path], r)
             found.append((f"{self.run.name}/{path}", content))
         return [(f"{self.run.name}/run.json", self.good["run.json"]), *found]
@@ -108,7 +117,10 @@ class Runs:
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = self.commands()[command]()
-        after, rows = contents(self.run), kept_rows(self.run) if command == "train" and not code else self.rows
+        after, rows = (
+            contents(self.run),
+            kept_rows(self.run) if command == "train" and not code else self.rows,
+        )
         for path in before.keys() | after.keys():
             if path == name or after.get(path) == self.good.get(path):
                 continue
@@ -117,17 +129,27 @@ class Runs:
             else:
                 (self.run / path).unlink()
         lines = err.getvalue().splitlines()
-        told = [line for line in lines if "warning: " not in line and "was damaged; it is" not in line]
-        wrong = [line for line in lines if not line.startswith("jaxdrill: ") or not line.isprintable()]
+        told = [
+            line for line in lines if "warning: " not in line and "was damaged; it is" not in line
+        ]
+        wrong = [
+            line for line in lines if not line.startswith("jaxdrill: ") or not line.isprintable()
+        ]
         assert not wrong, f"{command} said {wrong[:3]}"
-        assert code in ((0, 1, 2, 3) if command in ("check", "verify") else (0, 1, 2)), f"{command} ended with {code}"
+        assert code in ((0, 1, 2, 3) if command in ("check", "verify") else (0, 1, 2)), (
+            f"{command} ended with {code}"
+        )
         assert name or not code, f"{command} of a good run ended with {code} and {lines}"
         assert not code or len(told) == 1, f"{command} ended with {code} and {told}"
-        changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+        changed = {
+            path for path in before.keys() | after.keys() if before.get(path) != after.get(path)
+        }
         if command != "train":
             assert not changed, f"{command} changed {changed}"
         elif code:
-            assert not changed - {"metrics.jsonl", "run.json"}, f"{command} ended with {code}, and changed {changed}"
+            assert not changed - {"metrics.jsonl", "run.json"}, (
+                f"{command} ended with {code}, and changed {changed}"
+            )
         elif "checkpoints" not in name:
             assert rows == self.rows, f"{command} left other rows: {out.getvalue()[-500:]}"
 
@@ -140,7 +162,7 @@ def _main(arguments: list[str]) -> int:
 
 def five_images() -> bytes:
     """An idx file of five images."""
-    from jaxdrill import embedded
+    from jaxdrill.data import embedded
 
     return idx_bytes(embedded.digits()[2][:5, ..., 0])
 
@@ -157,4 +179,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 def kept_rows(folder: Path) -> list[dict]:
     """The rows of seeds 3 and 4, without their times."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows if row["seed"] in (3, 4)]
+    return [
+        {key: value for key, value in row.items() if key != "seconds"}
+        for row in rows
+        if row["seed"] in (3, 4)
+    ]

@@ -15,19 +15,71 @@ from typing import Any
 
 import numpy as np
 
-from jaxdrill import tensors
+from jaxdrill import array_files
 
-TEXTS = ["<script>alert(1)</script>", "\x1b]0;owned\x07\x1b[2J", "a\u202eb", "../../../../tmp/x", "${7*7}{{7*7}}",
-         "__import__('os').system('id')", "[x](javascript:alert(1))", "|", "\x00", "x" * 5000, "\ud800"]  # fmt: skip
-OTHERS = [None, True, False, 0, 1, -1, 2, 2**31, 2**63, 10**30, 10**400, 0.5, -0.0, 1e308, -1e308, 5e-324, "", "1", "x",
-          [], {}, [[]], [None], {"": None}, {"x": {"y": [1]}}, [1] * 1000, *TEXTS]  # fmt: skip
-WHOLE = [{}, [], None, 0, "", True, [{}], {"format": 3}, {"format": None}, {"format": 99}, {"name": "step_5"},
-         {"seed": 1, "epoch": 0}]  # fmt: skip
+TEXTS = [
+    "<script>alert(1)</script>",
+    "\x1b]0;owned\x07\x1b[2J",
+    "a\u202eb",
+    "../../../../tmp/x",
+    "${7*7}{{7*7}}",
+    "__import__('os').system('id')",
+    "[x](javascript:alert(1))",
+    "|",
+    "\x00",
+    "x" * 5000,
+    "\ud800",
+]
+OTHERS = [
+    None,
+    True,
+    False,
+    0,
+    1,
+    -1,
+    2,
+    2**31,
+    2**63,
+    10**30,
+    10**400,
+    0.5,
+    -0.0,
+    1e308,
+    -1e308,
+    5e-324,
+    "",
+    "1",
+    "x",
+    [],
+    {},
+    [[]],
+    [None],
+    {"": None},
+    {"x": {"y": [1]}},
+    [1] * 1000,
+    *TEXTS,
+]
+WHOLE = [
+    {},
+    [],
+    None,
+    0,
+    "",
+    True,
+    [{}],
+    {"format": 3},
+    {"format": None},
+    {"format": 99},
+    {"name": "step_5"},
+    {"seed": 1, "epoch": 0},
+]
 
 
 def _places(value: Any) -> Iterator[tuple[Any, Any]]:
     """Every list or table in a value, with every index or key of it."""
-    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+    for key in (
+        value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+    ):
         yield value, key
         yield from _places(value[key])
 
@@ -48,7 +100,11 @@ def of_value(value: Any, r: random.Random) -> Any:
             inside[key] = r.choice(OTHERS)
         elif change == 3:
             other, at = r.choice(places)
-            inside[key] = json.loads(json.dumps(other[at])) if at in other or isinstance(other, list) else None
+            inside[key] = (
+                json.loads(json.dumps(other[at]))
+                if at in other or isinstance(other, list)
+                else None
+            )
         elif change == 4 and isinstance(inside, dict):
             inside[r.choice(TEXTS)] = inside.pop(key)
         elif isinstance(inside, list):
@@ -138,7 +194,7 @@ def of_safetensors(content: bytes, r: random.Random) -> bytes:
     """A safetensors file whose sum is made again: its arrays, its texts, or what a text says as JSON."""
     with tempfile.TemporaryDirectory() as folder:
         (file := Path(folder) / "x").write_bytes(content)
-        arrays, texts = tensors.read(file)
+        arrays, texts = array_files.read(file)
         name = r.choice(sorted(texts))
         change = r.randrange(4)
         if change == 0:
@@ -146,13 +202,15 @@ def of_safetensors(content: bytes, r: random.Random) -> bytes:
         elif change == 1:
             texts.pop(name)
         elif change == 2:
-            texts[name] = r.choice(["", "-1", "1e9", "[]", "{}", "null", "9" * 30, "9" * 4000, *TEXTS[:-1]])
+            texts[name] = r.choice(
+                ["", "-1", "1e9", "[]", "{}", "null", "9" * 30, "9" * 4000, *TEXTS[:-1]]
+            )
         else:
             try:
                 texts[name] = of_json(texts[name].encode(), r).decode()
             except ValueError:
                 texts[name] = "{}"
-        tensors.write(file, arrays, texts)
+        array_files.write(file, arrays, texts)
         return file.read_bytes()
 
 
@@ -177,10 +235,18 @@ def as_toml(table: dict[str, Any]) -> str:
 
     def text(value: Any) -> str:
         if isinstance(value, dict):
-            return "{ " + ", ".join(f"{json.dumps(key)} = {text(each)}" for key, each in value.items()) + " }"
+            return (
+                "{ "
+                + ", ".join(f"{json.dumps(key)} = {text(each)}" for key, each in value.items())
+                + " }"
+            )
         if isinstance(value, list):
             return "[" + ", ".join(map(text, value)) + "]"
-        return "nan" if value is None else json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        return (
+            "nan"
+            if value is None
+            else json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        )
 
     lines = [f"{json.dumps(key)} = {text(value)}\n" for key, value in table.items()]
     return "".join(lines).encode(errors="replace").decode()

@@ -14,7 +14,9 @@ from pathlib import Path
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
-Moment = tuple[str, str]  # what is about to be done: open, rename or remove; and the file, without its numbers
+Moment = tuple[
+    str, str
+]  # what is about to be done: open, rename or remove; and the file, without its numbers
 
 
 def _touched(event: str, arguments: tuple, folder: str) -> Moment | None:
@@ -70,7 +72,10 @@ def forked(work: Callable[[], int], out: Path) -> int:
             descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(descriptor, 1)
             os.dup2(descriptor, 2)
-            sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+            sys.stdout, sys.stderr = (
+                os.fdopen(1, "w", closefd=False),
+                os.fdopen(2, "w", closefd=False),
+            )
             code = work()
             sys.stdout.flush()
             sys.stderr.flush()
@@ -93,7 +98,9 @@ def moments(folder: Path, run: Callable[[], int], out: Path) -> list[Moment]:
     return [tuple(line.split(" ", 1)) for line in names.read_text().splitlines()]  # type: ignore[misc]
 
 
-def at(number: int, fault: Callable[[Moment], None], folder: Path, run: Callable[[], int], out: Path) -> int:
+def at(
+    number: int, fault: Callable[[Moment], None], folder: Path, run: Callable[[], int], out: Path
+) -> int:
     """How a run ended with a fault at a moment."""
 
     def disturbed() -> int:

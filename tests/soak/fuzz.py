@@ -44,11 +44,12 @@ from PIL import Image  # noqa: E402
 from runs_on_disk import write_run, write_trained  # noqa: E402
 from soak import commands, damage  # noqa: E402
 
-from jaxdrill import config, data, idx, tensors  # noqa: E402
-from jaxdrill.deploy import digit  # noqa: E402
+from jaxdrill import array_files, config, data, weights  # noqa: E402
+from jaxdrill.data import idx
 from jaxdrill.errors import RunError, UsageError, printable  # noqa: E402
-from jaxdrill.evidence import page  # noqa: E402
-from jaxdrill.runs import checkpoints, provenance, reader, resume, weights  # noqa: E402
+from jaxdrill.predict import digit  # noqa: E402
+from jaxdrill.report import page  # noqa: E402
+from jaxdrill.runs import checkpoints, provenance, reader, resume  # noqa: E402
 
 SECONDS, BYTES, CHUNK = 10, 2**30, 250
 COMMAND_SECONDS, COMMAND_BYTES = 120, 3 * 2**30  # of a command, which may train
@@ -108,7 +109,10 @@ def inside_gzip(content: bytes, r: random.Random) -> bytes:
 def inside_zip(content: bytes, r: random.Random) -> bytes:
     """A member changed, with a right sum."""
     packed = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+    with (
+        zipfile.ZipFile(io.BytesIO(content)) as old,
+        zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new,
+    ):
         chosen = r.choice(old.namelist())
         for name in old.namelist():
             new.writestr(name, mutated(old.read(name), r) if name == chosen else old.read(name))
@@ -126,9 +130,9 @@ def with_a_right_sum(content: bytes, r: random.Random) -> bytes:
     """A checkpoint whose metadata are changed, and whose sum is made anew."""
     with tempfile.TemporaryDirectory() as folder:
         (file := Path(folder) / "x").write_bytes(content)
-        arrays, about = tensors.read(file)
+        arrays, about = array_files.read(file)
         about["metadata"] = mutated(about["metadata"].encode(), r).decode(errors="replace")
-        tensors.write(file, arrays, about)
+        array_files.write(file, arrays, about)
         return file.read_bytes()
 
 
@@ -147,7 +151,10 @@ def corpus(base: Path) -> list[Case]:
     write_trained(run, "5", (1,))
     recipe = config.load("5")
     (run / "checkpoints" / "seed_1").mkdir(parents=True)
-    arrays = {name: a[None] for name, a in weights.read_weights(run / "weights" / "seed_1.safetensors")[0].items()}
+    arrays = {
+        name: a[None]
+        for name, a in weights.read_weights(run / "weights" / "seed_1.safetensors")[0].items()
+    }
     rows = [row for row in resume.folder.read_rows(run)[0] if row["seed"] == 1]
     identity = provenance.identity(recipe.model_copy(update={"data": "mnist"}), "sum of mnist")
     about = {"seeds": [1], "rows": rows, "identity": identity, "epoch_seconds": 1.5}
@@ -155,22 +162,35 @@ def corpus(base: Path) -> list[Case]:
     own = base / "own"
     own.mkdir()
     images = np.random.default_rng(0).integers(0, 256, (30, 28, 28), np.uint8)
-    for name, values in (("train-images", images), ("train-labels", np.arange(30, dtype=np.uint8) % 10),
-                         ("test-images", images[:10]), ("test-labels", np.arange(10, dtype=np.uint8))):  # fmt: skip
-        (own / name).write_bytes(gzip.compress(idx_bytes(values)) if "train" in name else idx_bytes(values))
+    for name, values in (
+        ("train-images", images),
+        ("train-labels", np.arange(30, dtype=np.uint8) % 10),
+        ("test-images", images[:10]),
+        ("test-labels", np.arange(10, dtype=np.uint8)),
+    ):
+        (own / name).write_bytes(
+            gzip.compress(idx_bytes(values)) if "train" in name else idx_bytes(values)
+        )
     pack = data.pack_file("mnist")
     names = dict(zip(data.FILES, (images[..., None], np.zeros(30, np.uint8)) * 2, strict=True))
-    tensors.write_npz(pack, names, compress=False)
-    (base / "mine.toml").write_text('extends = "step_5"\ngoal = "mine"\n' + TINY.replace('data = "digits"', ""))
+    array_files.write_npz(pack, names, compress=False)
+    (base / "mine.toml").write_text(
+        'extends = "step_5"\ngoal = "mine"\n' + TINY.replace('data = "digits"', "")
+    )
 
     def report() -> object:
-        return reader.read(run), page.summary([run])  # no pictures: they run JAX, which a fork cannot
+        return reader.read(run), page.summary(
+            [run]
+        )  # no pictures: they run JAX, which a fork cannot
 
     def continued() -> object:
         mine = recipe.model_copy(update={"data": "mnist", "seeds": 2})
         _, previous, _ = resume.open_run(mine, run, identity, 469)
         dataset = data.Dataset("mnist", **names)
-        return provenance.describe_run(mine, dataset, identity, 9606, [], previous)["seconds"]["data"] + 1.0
+        return (
+            provenance.describe_run(mine, dataset, identity, 9606, [], previous)["seconds"]["data"]
+            + 1.0
+        )
 
     def load() -> object:
         return data.load("mnist", offline=True)
@@ -179,7 +199,11 @@ def corpus(base: Path) -> list[Case]:
         ("own/train-images", mutated, lambda: idx.read_folder(own)),
         ("own/train-images", inside_gzip, lambda: idx.read(own / "train-images", 3)),
         ("own/train-labels", inside_gzip, lambda: idx.read_folder(own)),
-        ("own/test-images", mutated, lambda: (idx.is_idx(own / "test-images"), idx.read_folder(own))),
+        (
+            "own/test-images",
+            mutated,
+            lambda: (idx.is_idx(own / "test-images"), idx.read_folder(own)),
+        ),
         (f"{pack.relative_to(base)}", mutated, load),
         (f"{pack.relative_to(base)}", inside_zip, load),
         ("mine.toml", mutated, lambda: config.load(str(base / "mine.toml"))),
@@ -192,10 +216,13 @@ def corpus(base: Path) -> list[Case]:
     for name in ("run.json", "config.json", "metrics.jsonl"):
         change = damage.of_lines if name == "metrics.jsonl" else damage.of_json
         cases += [
-            (f"run/{name}", each, read) for each, read in ((mutated, report), (change, report), (change, continued))
+            (f"run/{name}", each, read)
+            for each, read in ((mutated, report), (change, report), (change, continued))
         ]
     for name in ("predictions/seed_1.npz", "images.npz"):
-        cases += [(f"run/{name}", change, report) for change in (mutated, inside_zip, damage.of_npz)]
+        cases += [
+            (f"run/{name}", change, report) for change in (mutated, inside_zip, damage.of_npz)
+        ]
     cases += [
         ("own/test-images", damage.of_idx, lambda: idx.read_folder(own)),
         (f"{pack.relative_to(base)}", damage.of_npz, load),
@@ -205,7 +232,13 @@ def corpus(base: Path) -> list[Case]:
     file = run / "weights" / "seed_1.safetensors"
     for change in (mutated, inside_safetensors, damage.of_safetensors):
         cases.append(("run/weights/seed_1.safetensors", change, lambda: weights.read_weights(file)))
-        cases.append(("run/weights/seed_1.safetensors", change, lambda: weights.initial_weights(file, recipe.network)))
+        cases.append(
+            (
+                "run/weights/seed_1.safetensors",
+                change,
+                lambda: weights.initial_weights(file, recipe.network),
+            )
+        )
     picture = Image.fromarray(np.kron(images[0], np.ones((9, 9), np.uint8)))
     for kind in ("png", "jpeg", "gif", "bmp", "tiff", "webp", "ppm"):
         drawn = base / f"picture.{kind}"
@@ -217,13 +250,22 @@ def corpus(base: Path) -> list[Case]:
 def bombs(base: Path) -> Iterator[tuple[str, bytes]]:
     """Small files that would become large, or count to very much."""
     zeros = gzip.compress(bytes(2**20), 9)
-    yield "own/train-images", gzip.compress(idx_bytes(np.zeros((1, 28, 28), np.uint8))[:4] + b"\xff" * 12)
-    yield "own/train-images", gzip.compress(b"\0\0\x08\x03" + struct.pack(">3I", 3_000_000, 28, 28), 9) + zeros * 2400
+    yield (
+        "own/train-images",
+        gzip.compress(idx_bytes(np.zeros((1, 28, 28), np.uint8))[:4] + b"\xff" * 12),
+    )
+    yield (
+        "own/train-images",
+        gzip.compress(b"\0\0\x08\x03" + struct.pack(">3I", 3_000_000, 28, 28), 9) + zeros * 2400,
+    )
     header = b"\x93NUMPY\x01\0" + struct.pack("<H", 118)
     shape = b"{'descr': '|u1', 'fortran_order': False, 'shape': (%d,), }"
     for claimed, real in ((2**40, 100), (2**30, 2**30)):
         packed = io.BytesIO()
-        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file, file.open("labels.npy", "w") as member:
+        with (
+            zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file,
+            file.open("labels.npy", "w") as member,
+        ):
             member.write(header + (shape % claimed).ljust(117) + b"\n")
             for _ in range(real // 2**20):
                 member.write(bytes(2**20))
@@ -244,8 +286,14 @@ def bombs(base: Path) -> Iterator[tuple[str, bytes]]:
     for name in ("run.json", "config.json", "metrics.jsonl"):
         yield f"run/{name}", b"[" * 2**20
         yield f"run/{name}", b'{"seeds": 1' + b"0" * 4000 + b"}"
-    yield "run/config.json", (base / "run/config.json").read_bytes().replace(b'"seeds":2', b'"seeds":' + b"9" * 18)
-    yield "run/config.json", (base / "run/config.json").read_bytes().replace(b'"epochs":2', b'"epochs":' + b"9" * 18)
+    yield (
+        "run/config.json",
+        (base / "run/config.json").read_bytes().replace(b'"seeds":2', b'"seeds":' + b"9" * 18),
+    )
+    yield (
+        "run/config.json",
+        (base / "run/config.json").read_bytes().replace(b'"epochs":2', b'"epochs":' + b"9" * 18),
+    )
     for side in (7000, 20_000, 60_000):
         picture = io.BytesIO()
         Image.new("L", (side, side // 10 if side > 20_000 else side)).save(picture, "PNG")
@@ -257,11 +305,23 @@ def forbid(folder: str, told: Callable[[str], None]) -> None:
     """From now on tells of what no reader may do."""
 
     def hook(event: str, arguments: tuple) -> None:
-        if event == "open" and not ((arguments[2] or 0) & WRITING and isinstance(arguments[0], str | os.PathLike)):
+        if event == "open" and not (
+            (arguments[2] or 0) & WRITING and isinstance(arguments[0], str | os.PathLike)
+        ):
             return
-        if event in ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.symlink", "os.link"):
+        if event in (
+            "open",
+            "os.rename",
+            "os.remove",
+            "os.mkdir",
+            "os.rmdir",
+            "os.symlink",
+            "os.link",
+        ):
             path = os.fspath(arguments[0])
-            if event in ("os.remove", "os.rmdir") and arguments[1] >= 0:  # `rmtree` names files within an open folder
+            if (
+                event in ("os.remove", "os.rmdir") and arguments[1] >= 0
+            ):  # `rmtree` names files within an open folder
                 path = os.path.join(os.path.realpath(f"/proc/self/fd/{arguments[1]}"), path)
             if str(path).startswith(folder) or path == os.devnull:
                 return
@@ -286,7 +346,9 @@ def read_one(read: Callable[[], object]) -> str | None:
     return None
 
 
-def chunk(files: list[tuple[str, bytes]], read: Callable[[], object], base: Path, pipe: int, most: int) -> None:
+def chunk(
+    files: list[tuple[str, bytes]], read: Callable[[], object], base: Path, pipe: int, most: int
+) -> None:
     """Reads files in a fork, each in its place; a line into the pipe after each."""
     forbidden: list[str] = []
     os.environ["TMPDIR"] = f"{base}"
@@ -307,7 +369,11 @@ def chunk(files: list[tuple[str, bytes]], read: Callable[[], object], base: Path
 
 
 def watched(
-    files: list[tuple[str, bytes]], read: Callable[[], object], base: Path, seconds: int = SECONDS, most: int = BYTES
+    files: list[tuple[str, bytes]],
+    read: Callable[[], object],
+    base: Path,
+    seconds: int = SECONDS,
+    most: int = BYTES,
 ) -> Iterator[tuple[int, str]]:
     """What went wrong with which files; those after one that went wrong are read in a new fork."""
     at = 0
@@ -333,7 +399,11 @@ def watched(
                 ended = os.waitpid(child, 0)[1]
                 if line is None or (at < len(files) and ended):
                     (base / files[at][0]).write_bytes(good)
-                    how = f"not read in {time.monotonic() - began:.0f} s" if line is None else f"died with {ended}"
+                    how = (
+                        f"not read in {time.monotonic() - began:.0f} s"
+                        if line is None
+                        else f"died with {ended}"
+                    )
                     yield at, how
                     at += 1
                 break
@@ -345,7 +415,9 @@ class Fuzz:
     def __init__(self, base: Path) -> None:
         self.base, self.tried, self.wrong = base, Counter[str](), list[str]()
 
-    def __call__(self, kind: str, files: list[tuple[str, bytes]], read: Callable[[], object], *limits: int) -> None:
+    def __call__(
+        self, kind: str, files: list[tuple[str, bytes]], read: Callable[[], object], *limits: int
+    ) -> None:
         """Reads files, a few hundred in a fork; keeps those that went wrong."""
         self.tried[kind] += len(files)
         for start in range(0, len(files), CHUNK):
@@ -364,7 +436,9 @@ def fuzz_commands(fuzz: Fuzz, count: int, r: random.Random) -> None:
     for command in runs.commands():
         share = {"train": 0.5, "verify": 0.02}.get(command, 0.096)
         files = runs.files(command, round(share * count), r)
-        fuzz(f"command {command}", files, partial(runs.read, command), COMMAND_SECONDS, COMMAND_BYTES)
+        fuzz(
+            f"command {command}", files, partial(runs.read, command), COMMAND_SECONDS, COMMAND_BYTES
+        )
 
 
 def fuzz_readers(fuzz: Fuzz, count: int, r: random.Random) -> None:
@@ -375,7 +449,11 @@ def fuzz_readers(fuzz: Fuzz, count: int, r: random.Random) -> None:
     readers: dict[str, list[Callable[[], object]]] = {}
     for name, _, read in cases:
         readers.setdefault(name, []).append(read)
-    work = [([(name, content)], read) for name, content in bombs(fuzz.base) for read in dict.fromkeys(readers[name])]
+    work = [
+        ([(name, content)], read)
+        for name, content in bombs(fuzz.base)
+        for read in dict.fromkeys(readers[name])
+    ]
     for number, (name, change, read) in enumerate(cases):
         good = (fuzz.base / name).read_bytes()
         own = count // len(cases) + (number < count % len(cases))
@@ -391,12 +469,16 @@ def main() -> int:
     parser.add_argument("--files", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--only", choices=("commands", "readers"), help="what reads the files (default: both)")
+    parser.add_argument(
+        "--only", choices=("commands", "readers"), help="what reads the files (default: both)"
+    )
     options = parser.parse_args()
     base = Path(tempfile.mkdtemp(prefix="jaxdrill_fuzz_"))
     for name, folder in (("TFDS_DATA_DIR", "cache"), ("XDG_CACHE_HOME", "xdg")):
         os.environ[name] = f"{base / folder}"
-    jax.config.update("jax_compilation_cache_dir", f"{base / 'programs'}")  # JAX has read the environment already
+    jax.config.update(
+        "jax_compilation_cache_dir", f"{base / 'programs'}"
+    )  # JAX has read the environment already
     provenance.git_commit = lambda package: None  # it starts a program, which no fork may
     fuzz, r = Fuzz(base), random.Random(options.seed)
     if options.only != "readers":
@@ -404,7 +486,11 @@ def main() -> int:
     if options.only != "commands":
         fuzz_readers(fuzz, options.files - options.files // 20, r)
     shutil.rmtree(base)
-    found = {"files": sum(fuzz.tried.values()), "of each": dict(sorted(fuzz.tried.items())), "wrong": fuzz.wrong}
+    found = {
+        "files": sum(fuzz.tried.values()),
+        "of each": dict(sorted(fuzz.tried.items())),
+        "wrong": fuzz.wrong,
+    }
     print(json.dumps(found, indent=1))
     if options.json:
         options.json.write_text(json.dumps(found, indent=1))

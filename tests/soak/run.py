@@ -25,7 +25,11 @@ from jaxdrill.files import write_text  # noqa: E402
 from jaxdrill.runs.provenance import git_commit  # noqa: E402
 
 RESULTS, README = ROOT / "results" / "soak.json", ROOT / "README.md"
-FAULTS = ["tests/runs/test_faults.py", "tests/runs/test_checkpoints.py", "tests/training/test_processes.py"]
+FAULTS = [
+    "tests/runs/test_faults.py",
+    "tests/runs/test_checkpoints.py",
+    "tests/training/test_processes.py",
+]
 
 
 def _json_of(script: str, arguments: list[str], disk: bool = False) -> dict[str, Any]:
@@ -34,17 +38,38 @@ def _json_of(script: str, arguments: list[str], disk: bool = False) -> dict[str,
         out, place = Path(folder) / "out.json", Path(folder) / "place"
         place.mkdir()
         where = [f"{place}"] if script == "trial.py" else []
-        command = [sys.executable, "-W", "ignore", f"{ROOT / 'tests' / 'soak' / script}", *where, *arguments]
+        command = [
+            sys.executable,
+            "-W",
+            "ignore",
+            f"{ROOT / 'tests' / 'soak' / script}",
+            *where,
+            *arguments,
+        ]
         command += ["--json", f"{out}"]
-        subprocess.run(small_disk(place, 4, command) if disk else command, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            small_disk(place, 4, command) if disk else command, stdout=subprocess.DEVNULL
+        )
         return json.loads(out.read_text())
 
 
 def _faults() -> dict[str, Any]:
     """The tests, the slow ones too, each of which does something to a run."""
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "1", "-m", "slow or soak or not slow", *FAULTS]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-n",
+        "1",
+        "-m",
+        "slow or soak or not slow",
+        *FAULTS,
+    ]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
-    counts = {what: int(count) for count, what in re.findall(r"(\d+) (passed|failed|skipped|error)", said)}
+    counts = {
+        what: int(count) for count, what in re.findall(r"(\d+) (passed|failed|skipped|error)", said)
+    }
     return {
         "tried": counts.get("passed", 0) + counts.get("failed", 0),
         "wrong": re.findall(r"^FAILED (.*)", said, re.M),
@@ -63,7 +88,10 @@ def lines(found: dict[str, Any]) -> str:
     """The outcome in three lines of Markdown."""
 
     kills, lost = sum(found["kills"]["tried"].values()), len(found["kills"]["wrong"])
-    full, failed = found["disks"]["tried"]["full"], len(found["disks"]["wrong"]) + len(found["faults"]["wrong"])
+    full, failed = (
+        found["disks"]["tried"]["full"],
+        len(found["disks"]["wrong"]) + len(found["faults"]["wrong"]),
+    )
     others, wrong = found["faults"]["tried"], len(found["files"]["wrong"])
     return (
         f"- {kills} kills (SIGKILL, SIGTERM), at each change of a file, inside each write, at random: {lost} runs lost "
@@ -79,12 +107,17 @@ def main() -> int:
     chosen = sys.argv[1:] or list(PARTS)
     found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for part in chosen:
-        found[part] = PARTS[part]() | {"python": platform.python_version(), "jax": version("jax"),
-                                       "git_commit": git_commit(ROOT / "jaxdrill")}  # fmt: skip
+        found[part] = PARTS[part]() | {
+            "python": platform.python_version(),
+            "jax": version("jax"),
+            "git_commit": git_commit(ROOT / "jaxdrill"),
+        }
         write_text(RESULTS, json.dumps(found, indent=1) + "\n")
     if set(PARTS) <= found.keys():
         text = README.read_text(encoding="utf-8")
-        write_text(README, re.sub(r"^- .*kills.*\n- .*\n- .*$", lines(found), text, count=1, flags=re.M))
+        write_text(
+            README, re.sub(r"^- .*kills.*\n- .*\n- .*$", lines(found), text, count=1, flags=re.M)
+        )
         print(lines(found))
     return 1 if any(found[part]["wrong"] for part in chosen) else 0
 

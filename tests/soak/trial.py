@@ -40,16 +40,26 @@ augmentation = { rotation_degrees = 7 }
 def small_disk(folder: Path, megabytes: int, command: list[str]) -> list[str]:
     """The command with a small disk of its own at a folder, which nobody else sees."""
     mount = f'mount -t tmpfs -o size={megabytes}m tmpfs "$0" && exec "$@"'
-    return ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, str(folder), *command]
+    return [
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "--mount",
+        "sh",
+        "-c",
+        mount,
+        str(folder),
+        *command,
+    ]
 
 
 def prepare() -> None:
     """Loads what a run needs and makes its data few. Nothing of JAX may run before the forks."""
-    from jaxdrill import embedded
+    from jaxdrill.data import embedded
 
     train, labels, test, test_labels = embedded.digits()
     embedded.digits = lambda: (train[:1437], labels[:1437], test, test_labels)
-    import jaxdrill.evidence.page
+    import jaxdrill.report.page
     import jaxdrill.runs.session  # noqa: F401
     from jaxdrill.runs import checkpoints
 
@@ -63,7 +73,16 @@ class Setup:
         self.base, self.workdir, self.out = base, base / "run", base / "out"
         recipe = base / "tiny.toml"
         recipe.write_text(TINY)
-        self.arguments = ["--step", f"{recipe}", "--data", "digits", "--workdir", f"{self.workdir}", "--seeds", "2"]
+        self.arguments = [
+            "--step",
+            f"{recipe}",
+            "--data",
+            "digits",
+            "--workdir",
+            f"{self.workdir}",
+            "--seeds",
+            "2",
+        ]
         self.arguments += flags
         self.moments = faults.moments(self.workdir, self.run, self.out)
         self.expected = self.left()
@@ -76,9 +95,9 @@ class Setup:
 
     def left(self) -> dict[str, Any]:
         """What a finished run has left, without its times."""
+        from jaxdrill.array_files import digest, read_npz
+        from jaxdrill.array_files import read as read_tensors
         from jaxdrill.runs.reader import read
-        from jaxdrill.tensors import digest, read_npz
-        from jaxdrill.tensors import read as read_tensors
 
         run = read(self.workdir)
         found: dict[str, Any] = {"seeds": run.seeds}
@@ -90,7 +109,10 @@ class Setup:
             elif file.suffix == ".npz":
                 arrays = read_npz(file)
                 # Made again from a checkpoint, of one seed alone, the logits round otherwise.
-                found[name] = {key: a.round(3 if key == "probabilities" else 0).tolist() for key, a in arrays.items()}
+                found[name] = {
+                    key: a.round(3 if key == "probabilities" else 0).tolist()
+                    for key, a in arrays.items()
+                }
             elif file.suffix == ".tmp":
                 found["leftover"] = name
         return found
@@ -110,7 +132,11 @@ class Setup:
         if faults.forked(self.run, self.out):
             return f"ended with {ended}, and then: {self.out.read_text()[-1000:]}"
         left = self.left()
-        wrong = [name for name in self.expected.keys() | left.keys() if self.expected.get(name) != left.get(name)]
+        wrong = [
+            name
+            for name in self.expected.keys() | left.keys()
+            if self.expected.get(name) != left.get(name)
+        ]
         return f"ended with {ended}, and then differs: {sorted(wrong)}" if wrong else None
 
 
@@ -154,7 +180,9 @@ class Trials:
             for fault in self.chosen:
                 if fault == "full" and event != "open":
                     continue
-                problem = setup.trial(lambda number=number, fault=fault: self._disturbed(setup, number, fault))
+                problem = setup.trial(
+                    lambda number=number, fault=fault: self._disturbed(setup, number, fault)
+                )
                 self.tried[fault] += 1
                 self.at[f"{event} {kind}"] += 1
                 if problem:
@@ -177,8 +205,13 @@ class Trials:
         """Kills and stops within so many seconds."""
         generator = random.Random(0)
         for _ in range(count):
-            number, after = generator.choice([signal.SIGKILL, signal.SIGTERM]), generator.uniform(0, seconds)
-            problem = setup.trial(lambda number=number, after=after: at_random(setup, after, number))
+            number, after = (
+                generator.choice([signal.SIGKILL, signal.SIGTERM]),
+                generator.uniform(0, seconds),
+            )
+            problem = setup.trial(
+                lambda number=number, after=after: at_random(setup, after, number)
+            )
             self.tried[f"{number.name} at a random moment"] += 1
             if problem:
                 self.wrong.append(f"{name}, {number.name} after {after:.2f} s: {problem}")
@@ -188,9 +221,18 @@ def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--faults", nargs="*", default=["kill", "kill_inside"], choices=["kill", "kill_inside", "full"])
-    parser.add_argument("--each-kind", action="store_true", help="only where each kind of file is opened first")
-    parser.add_argument("--random", type=int, default=0, metavar="N", help="kills and stops at random moments")
+    parser.add_argument(
+        "--faults",
+        nargs="*",
+        default=["kill", "kill_inside"],
+        choices=["kill", "kill_inside", "full"],
+    )
+    parser.add_argument(
+        "--each-kind", action="store_true", help="only where each kind of file is opened first"
+    )
+    parser.add_argument(
+        "--random", type=int, default=0, metavar="N", help="kills and stops at random moments"
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -204,7 +246,11 @@ def main() -> int:
         seconds = time.monotonic() - began
         trials.at_moments(name, setup)
         trials.at_random(name, setup, options.random // len(SETUPS), seconds)
-    found = {"tried": dict(trials.tried), "at": dict(sorted(trials.at.items())), "wrong": trials.wrong}
+    found = {
+        "tried": dict(trials.tried),
+        "at": dict(sorted(trials.at.items())),
+        "wrong": trials.wrong,
+    }
     text = json.dumps(found, indent=1)
     print(text)
     if options.json:

@@ -14,18 +14,27 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from jaxdrill import config
+from jaxdrill.config.config import Execution
 from jaxdrill.errors import RunError
 from jaxdrill.main import main
-from jaxdrill.recipe import Execution
 from jaxdrill.training import backend, devices
 from jaxdrill.training.step import psum_tree
 
 
 @pytest.mark.parametrize(
     ("seeds", "batch_size", "shape"),
-    [(1, 128, (1, 2)), (1, 64, (1, 2)), (1, 63, (1, 1)), (1, 33, (1, 1)), (1, 1, (1, 1)), (1, 1001, (1, 1)),
-     (2, 128, (2, 1)), (3, 128, (1, 2)), (4, 1, (2, 1))],
-)  # fmt: skip
+    [
+        (1, 128, (1, 2)),
+        (1, 64, (1, 2)),
+        (1, 63, (1, 1)),
+        (1, 33, (1, 1)),
+        (1, 1, (1, 1)),
+        (1, 1001, (1, 1)),
+        (2, 128, (2, 1)),
+        (3, 128, (1, 2)),
+        (4, 1, (2, 1)),
+    ],
+)
 def test_devices_share_seeds_then_a_batch_evenly_or_not_at_all(seeds, batch_size, shape):
     mesh = devices.make_mesh(seeds, batch_size)
     assert (mesh.axis_names, mesh.devices.shape) == (("seeds", "batch"), shape)
@@ -33,18 +42,29 @@ def test_devices_share_seeds_then_a_batch_evenly_or_not_at_all(seeds, batch_size
 
 @pytest.mark.parametrize(
     ("seeds", "batch_size", "count", "shape"),
-    [(3, 128, 4, (3, 1)), (2, 128, 4, (2, 2)), (1, 128, 8, (1, 4)), (10, 128, 8, (5, 1)), (2, 96, 8, (2, 3))],
+    [
+        (3, 128, 4, (3, 1)),
+        (2, 128, 4, (2, 2)),
+        (1, 128, 8, (1, 4)),
+        (10, 128, 8, (5, 1)),
+        (2, 96, 8, (2, 3)),
+    ],
 )
 def test_meshes_of_more_devices(seeds, batch_size, count, shape):
     """As many as divide the seeds, then as many for a seed as leave each 32 images; in order, and no more."""
-    found = devices.make_mesh(seeds, batch_size, [Device("gpu", None, n) for n in range(count)]).devices
+    found = devices.make_mesh(
+        seeds, batch_size, [Device("gpu", None, n) for n in range(count)]
+    ).devices
     assert [device.id for device in found.ravel()] == list(range(shape[0] * shape[1]))
     assert found.shape == shape
 
 
 @pytest.mark.parametrize(("batch_size", "shards"), [(128, 1), (256, 2), (512, 4)])
 def test_a_tpus_shard_fills_its_vectors(batch_size, shards):
-    assert devices.make_mesh(1, batch_size, [Device("tpu", None, n) for n in range(4)]).shape["batch"] == shards
+    assert (
+        devices.make_mesh(1, batch_size, [Device("tpu", None, n) for n in range(4)]).shape["batch"]
+        == shards
+    )
 
 
 def test_too_small_a_shard_is_not_worth_a_device(monkeypatch):
@@ -110,35 +130,61 @@ def test_as_many_seeds_as_the_memory_holds():
     assert devices.most_seeds_per_device(large, Device("gpu", 2**20)) == 1
     assert devices.most_seeds_per_device(small, Device("tpu", None)) == 1
     together = config.load("1", {"execution.seeds_together": "30"})
-    assert fitting < devices.most_seeds_per_device(together, Device("tpu", 8 * 2**30)) < 30  # xla, not im2col
+    assert (
+        fitting < devices.most_seeds_per_device(together, Device("tpu", 8 * 2**30)) < 30
+    )  # xla, not im2col
 
 
 @pytest.mark.parametrize(
     ("device", "seeds", "lower"),
-    [(Device("gpu", 80 * 2**30), 30, "--execution.seeds-together 15"),
-     (Device("gpu", 2 * 2**30), 30, "--execution.seeds-together 2"),
-     (Device("tpu", 2 * 2**30), 30, "--execution.seeds-together 1"),
-     (Device("cpu", None), 8, "--execution.seeds-together 1"), (Device("cpu", None), 1, "a smaller --batch-size")],
-)  # fmt: skip
+    [
+        (Device("gpu", 80 * 2**30), 30, "--execution.seeds-together 15"),
+        (Device("gpu", 2 * 2**30), 30, "--execution.seeds-together 2"),
+        (Device("tpu", 2 * 2**30), 30, "--execution.seeds-together 1"),
+        (Device("cpu", None), 8, "--execution.seeds-together 1"),
+        (Device("cpu", None), 1, "a smaller --batch-size"),
+    ],
+)
 def test_a_device_out_of_memory_is_one_line_with_what_fits(device, seeds, lower, monkeypatch):
     monkeypatch.setattr(jax, "devices", lambda: [device])
     message = f"too little memory for {seeds} seed.*; choose {lower}$"
-    with pytest.raises(RunError, match=message) as error, devices.explained_memory_errors(config.load("1"), seeds):
-        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 bytes.\nx")
+    with (
+        pytest.raises(RunError, match=message) as error,
+        devices.explained_memory_errors(config.load("1"), seeds),
+    ):
+        raise jax.errors.JaxRuntimeError(
+            "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 bytes.\nx"
+        )
     assert "\n" not in str(error.value)
-    with pytest.raises(jax.errors.JaxRuntimeError), devices.explained_memory_errors(config.load("1"), seeds):
+    with (
+        pytest.raises(jax.errors.JaxRuntimeError),
+        devices.explained_memory_errors(config.load("1"), seeds),
+    ):
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
 
 @pytest.mark.parametrize(
     ("platform", "error", "line"),
-    [("", RuntimeError("ABORTED: The TPU is already in use by process with pid 7."),
-      "Another process uses the TPU (ABORTED: The TPU is already in use by process with pid 7). End that process"),
-     ("cuda", AssertionError(), "JAX cannot use the platform cuda: no plugin for it is installed. "
-      "Install JAX for that platform"),
-     ("", RuntimeError("No devices"), "JAX cannot use the platform of this machine: No devices. "
-      "Install JAX for that platform")],
-)  # fmt: skip
+    [
+        (
+            "",
+            RuntimeError("ABORTED: The TPU is already in use by process with pid 7."),
+            "Another process uses the TPU (ABORTED: The TPU is already in use by process with pid 7). End that process",
+        ),
+        (
+            "cuda",
+            AssertionError(),
+            "JAX cannot use the platform cuda: no plugin for it is installed. "
+            "Install JAX for that platform",
+        ),
+        (
+            "",
+            RuntimeError("No devices"),
+            "JAX cannot use the platform of this machine: No devices. "
+            "Install JAX for that platform",
+        ),
+    ],
+)
 def test_no_device_is_one_line(platform, error, line, monkeypatch):
     def refuse():
         raise error
@@ -148,7 +194,7 @@ def test_no_device_is_one_line(platform, error, line, monkeypatch):
     jax.config.update("jax_platforms", platform)
     try:
         with pytest.raises(RunError) as raised:
-            backend.at_hand()
+            backend.available_devices()
     finally:
         jax.config.update("jax_platforms", before)
     assert f"{raised.value}" == f"{line}, or set JAX_PLATFORMS=cpu."
@@ -156,9 +202,19 @@ def test_no_device_is_one_line(platform, error, line, monkeypatch):
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda", "abacus"])
 def test_the_command_without_the_platform_asked_for(platform, tmp_path):
-    command = [sys.executable, "-m", "jaxdrill.main", "--data", "digits", "--workdir", f"{tmp_path / 'run'}"]
+    command = [
+        sys.executable,
+        "-m",
+        "jaxdrill.main",
+        "--data",
+        "digits",
+        "--workdir",
+        f"{tmp_path / 'run'}",
+    ]
     environment = os.environ | {"JAX_PLATFORMS": platform, "TPU_SKIP_MDS_QUERY": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 1 and platform in done.stderr
     assert "Traceback" not in done.stderr and done.stderr.splitlines()[-1].startswith("jaxdrill: ")
     assert not (tmp_path / "run").exists()
@@ -181,8 +237,12 @@ from jaxdrill.training import backend, devices
 backend.cores = lambda: 3
 backend.set_up(0)
 """
-    environment = {k: v for k, v in os.environ.items() if k not in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")}
-    done = subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=environment, capture_output=True)
+    environment = {
+        k: v for k, v in os.environ.items() if k not in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, cwd=ROOT, env=environment, capture_output=True
+    )
     assert b"JAX already runs with 1 device(s) instead of 3" in done.stderr
 
 
@@ -192,7 +252,9 @@ def test_psum_tree():
     def summed(x):
         return psum_tree({"a": x, "n": x[0].astype(jnp.int32)}, "batch")
 
-    found = jax.shard_map(summed, mesh=mesh, in_specs=P("batch"), out_specs=P(), check_vma=False)(jnp.arange(4.0))
+    found = jax.shard_map(summed, mesh=mesh, in_specs=P("batch"), out_specs=P(), check_vma=False)(
+        jnp.arange(4.0)
+    )
     chex.assert_trees_all_equal(found, {"a": jnp.array([2.0, 4.0]), "n": jnp.int32(2)}, strict=True)
 
 
@@ -205,9 +267,12 @@ def test_memory_is_kept_between_steps(activation_bytes, calls):
 
 @pytest.mark.parametrize(
     ("environment", "count"),
-    [({}, "len(__import__('os').sched_getaffinity(0))"), ({"JAX_NUM_CPU_DEVICES": "3"}, "3"),
-     ({"XLA_FLAGS": "--xla_force_host_platform_device_count=5"}, "5")],
-)  # fmt: skip
+    [
+        ({}, "len(__import__('os').sched_getaffinity(0))"),
+        ({"JAX_NUM_CPU_DEVICES": "3"}, "3"),
+        ({"XLA_FLAGS": "--xla_force_host_platform_device_count=5"}, "5"),
+    ],
+)
 def test_each_core_is_a_device_unless_the_user_counts(environment, count, monkeypatch):
     for name in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS"):
         monkeypatch.delenv(name, raising=False)
@@ -293,14 +358,19 @@ def test_a_run_continues_on_another_number_of_devices(tiny_recipe, tmp_path, cap
     """And says that its results are then not identical to those of the other."""
     train = ["--step", str(tiny_recipe), "--workdir", str(tmp_path), "--epochs"]
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "4"}
-    subprocess.run([sys.executable, "-m", "jaxdrill.main", *train, "1"], check=True, cwd=ROOT, env=environment)
+    subprocess.run(
+        [sys.executable, "-m", "jaxdrill.main", *train, "1"], check=True, cwd=ROOT, env=environment
+    )
     assert main([*train, "2"]) == 0
     said = "digits seed 1: The devices changed from 1 x 4 cpu to 1 x 2 cpu. "
     said += "Results are statistically equivalent to those of one layout, not identical."
     assert said in capsys.readouterr().out
     assert main(["--step", str(tiny_recipe), "--workdir", str(tmp_path / "other")]) == 0
     found, other = (
-        [json.loads(line)["train_loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        [
+            json.loads(line)["train_loss"]
+            for line in (folder / "metrics.jsonl").read_text().splitlines()
+        ]
         for folder in (tmp_path, tmp_path / "other")
     )
     assert found == pytest.approx(other, rel=2e-3)

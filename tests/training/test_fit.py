@@ -17,12 +17,11 @@ import pytest
 from conftest import ROOT
 
 from jaxdrill import config
+from jaxdrill.config.config import Average, Optimizer, Schedule
+from jaxdrill.config.layers import Conv, layer_table
 from jaxdrill.data import FILES, Dataset
 from jaxdrill.errors import RunError, UsageError
 from jaxdrill.nn import network
-from jaxdrill.nn.architecture import layer_table
-from jaxdrill.nn.layers import Conv
-from jaxdrill.recipe import Average, Optimizer, Schedule
 from jaxdrill.training import devices, lowering, metrics, step
 from jaxdrill.training.augmentation import normalize
 from jaxdrill.training.fit import fit
@@ -41,8 +40,17 @@ def network_with(name):
     for layer, new in zip(convolutions, parity_inputs.weights(name), strict=True):
         params[layer]["kernel"] = new["kernel"]
         if "scale" in new:
-            params[layer]["batch_norm"] = {"scale": jnp.array(new["scale"]), "bias": jnp.array(new["bias"])}
-    return recipe, network.make_graph(recipe.network), jax.tree.map(jnp.array, params), batch_stats, convolutions
+            params[layer]["batch_norm"] = {
+                "scale": jnp.array(new["scale"]),
+                "bias": jnp.array(new["bias"]),
+            }
+    return (
+        recipe,
+        network.make_graph(recipe.network),
+        jax.tree.map(jnp.array, params),
+        batch_stats,
+        convolutions,
+    )
 
 
 @pytest.mark.parametrize("step", ["step_1", "step_2"])
@@ -77,19 +85,25 @@ def test_20_training_steps_agree_with_pytorch(case):
         return
     rows = {row.name: row for row in layer_table(recipe.network)}
     for number, layer in enumerate(convolutions):
-        np.testing.assert_allclose(state.params[layer]["kernel"], GOLDEN[f"{case}/kernel/{number}"], atol=1e-4)
+        np.testing.assert_allclose(
+            state.params[layer]["kernel"], GOLDEN[f"{case}/kernel/{number}"], atol=1e-4
+        )
         if "batch_norm" not in state.params[layer]:
             continue
         norm, stats = state.params[layer]["batch_norm"], state.batch_stats[layer]["batch_norm"]
         for leaf in ("scale", "bias"):
             np.testing.assert_allclose(norm[leaf], GOLDEN[f"{case}/{leaf}/{number}"], atol=1e-4)
-        np.testing.assert_allclose(stats["mean"], GOLDEN[f"{case}/mean/{number}"], rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(
+            stats["mean"], GOLDEN[f"{case}/mean/{number}"], rtol=1e-3, atol=1e-4
+        )
         # Ours is biased, PyTorch's is not: the same weighted sum of batch variances, but each times n / (n - 1).
         values = parity_inputs.BATCH * rows[layer].side ** 2
         start = 0.9**parity_inputs.STEPS
         unbiased = start + (stats["var"] - start) * values / (values - 1)
         np.testing.assert_allclose(unbiased, GOLDEN[f"{case}/var/{number}"], rtol=1e-3, atol=1e-4)
-        np.testing.assert_allclose(stats["var"], GOLDEN[f"{case}/var/{number}"], rtol=2e-3, atol=1e-4)
+        np.testing.assert_allclose(
+            stats["var"], GOLDEN[f"{case}/var/{number}"], rtol=2e-3, atol=1e-4
+        )
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +136,10 @@ def compiled_when_called(monkeypatch):
 
 def changed(recipe, **fields):
     """The recipe with other values: `execution={"epoch": "scan"}` changes fields of a table."""
-    tables = {k: getattr(recipe, k).model_copy(update=v) if isinstance(v, dict) else v for k, v in fields.items()}
+    tables = {
+        k: getattr(recipe, k).model_copy(update=v) if isinstance(v, dict) else v
+        for k, v in fields.items()
+    }
     return recipe.model_copy(update=tables)
 
 
@@ -138,7 +155,10 @@ def kept(tree):
 
 def results(program, seeds, progress=None):
     """Every epoch's result, with a progress that lasts."""
-    return [dataclasses.replace(each, progress=kept(each.progress)) for each in fit(program, seeds, progress)]
+    return [
+        dataclasses.replace(each, progress=kept(each.progress))
+        for each in fit(program, seeds, progress)
+    ]
 
 
 def progress_after(program, seeds, step):
@@ -175,7 +195,9 @@ def test_an_epoch_counts_every_image(compiled, digits):
     for epoch, result in enumerate(found):
         assert int(one(result.train).count) == len(digits.train_labels) == 1437
         assert int(one(result.test).count) == 360
-        assert result.step == int(result.progress.state.step[0]) == (epoch + 1) * 3  # batches of 512, 512 and 413
+        assert (
+            result.step == int(result.progress.state.step[0]) == (epoch + 1) * 3
+        )  # batches of 512, 512 and 413
         assert int(one(result.progress.totals).count) == 0
     assert one(found[1].train).mean_loss < one(found[0].train).mean_loss
 
@@ -190,24 +212,34 @@ def test_batches_follow_the_order_and_the_last_one_is_short(digits):
         return dataclasses.replace(state, step=state.step + 1), sums
 
     order = jnp.array(np.random.default_rng(0).permutation(1437).astype(np.int32))
-    progress = step.Progress(step.TrainState(jnp.int32(3), {}, {}, ()), metrics.zero())  # the second epoch
+    progress = step.Progress(
+        step.TrainState(jnp.int32(3), {}, {}, ()), metrics.zero()
+    )  # the second epoch
     data = jnp.array(digits.train_images), jnp.array(digits.train_labels)
     for size in (512, 512, 413):
         launch = step.make_launch(spy_step, 1, 3, 512, size, None)
         progress, _ = launch(progress, data, order, jax.random.key(0))
-    assert np.array_equal(np.concatenate([labels for _, labels in seen]), digits.train_labels[order])
-    assert np.array_equal(np.concatenate([images for images, _ in seen]), digits.train_images[order])
+    assert np.array_equal(
+        np.concatenate([labels for _, labels in seen]), digits.train_labels[order]
+    )
+    assert np.array_equal(
+        np.concatenate([images for images, _ in seen]), digits.train_images[order]
+    )
 
 
 @pytest.mark.parametrize("evaluation_batch", [1000, 70, 7])
-def test_evaluation_is_exact_for_any_batch(tiny, digits, monkeypatch, evaluation_batch, compiled_when_called):
+def test_evaluation_is_exact_for_any_batch(
+    tiny, digits, monkeypatch, evaluation_batch, compiled_when_called
+):
     monkeypatch.setattr(lowering, "EVALUATION_BATCH", evaluation_batch)
     compiled = Program(tiny, digits)
     state = compiled.start(compiled.root_keys([1])).state
     sums, found = compiled.evaluate(state)
     sums, state = one(sums), one(state)
     x = normalize(jnp.array(digits.test_images))
-    logits, _ = network.apply(network.make_graph(tiny.network), state.params, state.batch_stats, x, train=False)
+    logits, _ = network.apply(
+        network.make_graph(tiny.network), state.params, state.batch_stats, x, train=False
+    )
     expected = metrics.sums(logits, digits.test_labels.astype(np.int32))
     assert (int(sums.count), int(sums.correct)) == (360, int(expected.correct))
     np.testing.assert_allclose(sums.mean_loss, expected.mean_loss, rtol=1e-5)
@@ -215,7 +247,9 @@ def test_evaluation_is_exact_for_any_batch(tiny, digits, monkeypatch, evaluation
     np.testing.assert_allclose(found[0], logits, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("evaluation_batch", "subset"), [(1000, 10_000), (70, 1000), (7, 360), (1000, 100)])
+@pytest.mark.parametrize(
+    ("evaluation_batch", "subset"), [(1000, 10_000), (70, 1000), (7, 360), (1000, 100)]
+)
 def test_training_images_are_evaluated_without_dropout_and_augmentation(
     tiny, digits, monkeypatch, evaluation_batch, subset, compiled_when_called
 ):
@@ -229,7 +263,9 @@ def test_training_images_are_evaluated_without_dropout_and_augmentation(
     assert len(set(indices.tolist())) == len(indices) and (indices[0], indices[-1]) == (0, 1436)
     own = one(state)
     x = normalize(jnp.array(digits.train_images[indices]))
-    logits, _ = network.apply(network.make_graph(tiny.network), own.params, own.batch_stats, x, train=False)
+    logits, _ = network.apply(
+        network.make_graph(tiny.network), own.params, own.batch_stats, x, train=False
+    )
     expected = metrics.sums(logits, digits.train_labels[indices].astype(np.int32))
     assert (int(found.count), int(found.correct)) == (len(indices), int(expected.correct))
     np.testing.assert_allclose(found.mean_loss, expected.mean_loss, rtol=1e-5)
@@ -237,11 +273,16 @@ def test_training_images_are_evaluated_without_dropout_and_augmentation(
 
 def test_seeds_of_the_same_number_are_paired_across_steps(tiny, digits, compiled_when_called):
     """Recipes of one network: a seed starts from the same weights, in the same order."""
-    recipes = [tiny, changed(tiny, augmentation={"rotation_degrees": 0.0}, optimizer={"momentum": 0.5})]
+    recipes = [
+        tiny,
+        changed(tiny, augmentation={"rotation_degrees": 0.0}, optimizer={"momentum": 0.5}),
+    ]
     programs = [Program(recipe, digits) for recipe in recipes]
     old, new = (each.start(each.root_keys([7])).state for each in programs)
     chex.assert_trees_all_equal((old.params, old.batch_stats), (new.params, new.batch_stats))
-    np.testing.assert_array_equal(*(np.asarray(each.shuffle(each.root_keys([7]), 3)) for each in programs))
+    np.testing.assert_array_equal(
+        *(np.asarray(each.shuffle(each.root_keys([7]), 3)) for each in programs)
+    )
     other = programs[0].start(programs[0].root_keys([8])).state
     assert not np.array_equal(old.params["conv1"]["kernel"], other.params["conv1"]["kernel"])
 
@@ -261,7 +302,9 @@ def test_no_program_is_queued_behind_another(tiny, digits, monkeypatch):
 
     keys = compiled.root_keys([1])
     progress, orders = jax.block_until_ready((compiled.start(keys), compiled.shuffle(keys, 0)))
-    monkeypatch.setattr(compiled, "compiled", {name: spy(compiled.executable(name)) for name in compiled.names()})
+    monkeypatch.setattr(
+        compiled, "compiled", {name: spy(compiled.executable(name)) for name in compiled.names()}
+    )
     for launch in compiled.launches(0):
         progress, _ = compiled.train(progress, orders, keys, launch)
     compiled.evaluate(jax.block_until_ready(progress.state))
@@ -269,9 +312,13 @@ def test_no_program_is_queued_behind_another(tiny, digits, monkeypatch):
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(compiled):
-    first, again, other = ([result.progress for result in results(compiled, [seed])] for seed in (1, 1, 2))
+    first, again, other = (
+        [result.progress for result in results(compiled, [seed])] for seed in (1, 1, 2)
+    )
     chex.assert_trees_all_equal(first, again)
-    assert not np.array_equal(first[-1].state.params["conv1"]["kernel"], other[-1].state.params["conv1"]["kernel"])
+    assert not np.array_equal(
+        first[-1].state.params["conv1"]["kernel"], other[-1].state.params["conv1"]["kernel"]
+    )
 
 
 def test_the_environments_random_generator_changes_nothing(tiny_recipe, compiled, digits, tmp_path):
@@ -289,11 +336,15 @@ np.save(sys.argv[3], last.logits)
     np.savez(tmp_path / "few.npz", **{name: getattr(digits, name) for name in FILES})
     files = [tiny_recipe, tmp_path / "few.npz", tmp_path / "logits.npy"]
     environment = {
-        "JAX_DEFAULT_PRNG_IMPL": "rbg", "JAX_THREEFRY_PARTITIONABLE": "0", "JAX_NUM_CPU_DEVICES": "2",
+        "JAX_DEFAULT_PRNG_IMPL": "rbg",
+        "JAX_THREEFRY_PARTITIONABLE": "0",
+        "JAX_NUM_CPU_DEVICES": "2",
         "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-    }  # fmt: skip
-    subprocess.run([sys.executable, "-c", code, *files], check=True, cwd=ROOT, env=os.environ | environment)
+    }
+    subprocess.run(
+        [sys.executable, "-c", code, *files], check=True, cwd=ROOT, env=os.environ | environment
+    )
     assert np.array_equal(np.load(tmp_path / "logits.npy"), results(compiled, [1])[-1].logits)
 
 
@@ -309,7 +360,8 @@ def test_continuing_from_any_step_gives_the_same_bits(compiled, pair, stop_at, s
     for result in rest:
         expected = whole[result.epoch]
         chex.assert_trees_all_equal(
-            (result.progress, result.train, result.test), (expected.progress, expected.train, expected.test)
+            (result.progress, result.train, result.test),
+            (expected.progress, expected.train, expected.test),
         )
 
 
@@ -318,17 +370,26 @@ def test_a_progress_is_used_up(compiled):
     keys = compiled.root_keys([1])
     progress, orders = compiled.start(keys), compiled.shuffle(keys, 0)
     compiled.train(progress, orders, keys, next(compiled.launches(0)))
-    assert all(leaf.is_deleted() for leaf in jax.tree.leaves((progress.state.params, progress.state.opt_state)))
+    assert all(
+        leaf.is_deleted()
+        for leaf in jax.tree.leaves((progress.state.params, progress.state.opt_state))
+    )
 
 
 def test_two_devices_compute_what_one_does(tiny, digits, compiled):
     """Dropout, rotation, order and batch norm are those of the whole batch, however many devices share it."""
     single = Program(tiny, digits, mesh=devices.make_mesh(1, 512, jax.devices()[:1]))
-    assert (compiled.mesh.size, single.mesh.size, compiled.rest % 2) == (2, 1, 1)  # they cannot share the last batch
+    assert (compiled.mesh.size, single.mesh.size, compiled.rest % 2) == (
+        2,
+        1,
+        1,
+    )  # they cannot share the last batch
     two, alone = (results(each, [1])[-1] for each in (compiled, single))
     chex.assert_trees_all_equal(two.train.count, alone.train.count)
     np.testing.assert_allclose(one(two.train).mean_loss, one(alone.train).mean_loss, rtol=1e-4)
-    chex.assert_trees_all_close(two.progress.state.params, alone.progress.state.params, rtol=0, atol=1e-3)
+    chex.assert_trees_all_close(
+        two.progress.state.params, alone.progress.state.params, rtol=0, atol=1e-3
+    )
 
 
 def test_one_device_sums_over_no_others(tiny, digits, compiled, pair):
@@ -348,15 +409,18 @@ def final(program, seeds):
 
 def test_however_an_epoch_runs_it_computes_the_same(compiled, scanned):
     assert [list(each.launches(0)) for each in (compiled, scanned)] == [
-        [(1, 512), (1, 512), (1, 413)], [(2, 512), (1, 413)]
-    ]  # fmt: skip
+        [(1, 512), (1, 512), (1, 413)],
+        [(2, 512), (1, 413)],
+    ]
     steps, scan = (final(each, [1]) for each in (compiled, scanned))
     assert int(scan[0].count[0]) == 1437
     chex.assert_trees_all_close(steps, scan, rtol=2e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("convolution", ["xla", "im2col"])
-def test_however_convolutions_are_computed_the_result_is_the_same(tiny, digits, compiled, convolution):
+def test_however_convolutions_are_computed_the_result_is_the_same(
+    tiny, digits, compiled, convolution
+):
     other = Program(changed(tiny, execution={"convolution": convolution}), digits)
     assert (compiled.execution.convolution, other.execution.convolution) == ("rows", convolution)
     chex.assert_trees_all_close(final(compiled, [1]), final(other, [1]), rtol=2e-3, atol=1e-3)
@@ -386,11 +450,14 @@ def test_a_scan_may_begin_within_an_epoch(compiled, scanned):
     rest = results(scanned, [1], progress_after(compiled, [1], 1))  # of 3 steps
     assert [result.step for result in rest] == [3, 6]
     assert int(one(rest[0].train).count) == 1437
-    np.testing.assert_allclose(one(rest[1].train).mean_loss, one(whole[1].train).mean_loss, rtol=1e-3)
+    np.testing.assert_allclose(
+        one(rest[1].train).mean_loss, one(whole[1].train).mean_loss, rtol=1e-3
+    )
 
 
 @pytest.mark.parametrize(
-    ("precision", "algorithm"), [("float32", "HIGHEST"), ("tensorfloat32", "HIGH"), ("bfloat16", "DEFAULT")]
+    ("precision", "algorithm"),
+    [("float32", "HIGHEST"), ("tensorfloat32", "HIGH"), ("bfloat16", "DEFAULT")],
 )
 def test_products_have_the_precision_of_the_recipe(tiny, digits, precision, algorithm, monkeypatch):
     """Every product of a step."""
@@ -407,9 +474,12 @@ def test_label_smoothing_is_trained_and_not_reported(tiny):
     """One step of SGD without momentum moves the weights by the gradient of the smoothed loss; the sums are plain."""
     layers = (Conv(conv=10, kernel=28, relu=False),)
     recipe = changed(
-        tiny, network=layers, augmentation={"rotation_degrees": 0.0}, loss={"label_smoothing": 0.2},
+        tiny,
+        network=layers,
+        augmentation={"rotation_degrees": 0.0},
+        loss={"label_smoothing": 0.2},
         optimizer={"momentum": 0.0, "learning_rate": 1.0},
-    )  # fmt: skip
+    )
     optimizer = make_optimizer(recipe.optimizer, make_schedule(Schedule(), 1.0, 1, 1))
     state = step.make_state(recipe, optimizer, root_key(0))
     images, labels = (array[0] for array in parity_inputs.batches())
@@ -418,10 +488,14 @@ def test_label_smoothing_is_trained_and_not_reported(tiny):
     pixels = np.asarray(normalize(jnp.array(images)), np.float64).reshape(len(labels), -1)
     logits = pixels @ np.asarray(state.params["conv1"]["kernel"], np.float64).reshape(-1, 10)
     chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    np.testing.assert_allclose(sums.mean_loss, -np.log(chances[np.arange(64), labels]).mean(), rtol=1e-5)
+    np.testing.assert_allclose(
+        sums.mean_loss, -np.log(chances[np.arange(64), labels]).mean(), rtol=1e-5
+    )
     targets = 0.8 * np.eye(10)[labels] + 0.02
     gradient = pixels.T @ (chances - targets) / 64
-    moved = np.asarray(state.params["conv1"]["kernel"] - after.params["conv1"]["kernel"]).reshape(-1, 10)
+    moved = np.asarray(state.params["conv1"]["kernel"] - after.params["conv1"]["kernel"]).reshape(
+        -1, 10
+    )
     np.testing.assert_allclose(moved, gradient, atol=1e-5)
 
 
@@ -446,7 +520,9 @@ def test_the_average_by_hand():
         decay = min(0.15 if n == 2 else 1, (1 + n) / (10 + n))
         if n == 2:
             expected = float(average["a"]) * decay + (1 - decay)
-        average = step.update_average(0.15 if n == 2 else 0.99, jnp.int32(n), average, {"a": jnp.float32(1)})
+        average = step.update_average(
+            0.15 if n == 2 else 0.99, jnp.int32(n), average, {"a": jnp.float32(1)}
+        )
         np.testing.assert_allclose(average["a"], expected, rtol=1e-6)
     assert step.update_average(0.0, jnp.int32(0), None, {"a": jnp.float32(1)}) is None
 
@@ -470,7 +546,9 @@ def test_each_image_of_each_step_draws_anew(tiny, monkeypatch):
     train_step = step.make_train_step(recipe, network.make_graph(recipe.network), optimizer)
     state = step.make_state(recipe, optimizer, root_key(0))
     for _ in range(2):
-        state, _ = train_step(state, jnp.zeros((200, 28, 28, 1), jnp.uint8), jnp.zeros(200, jnp.int32), root_key(0))
+        state, _ = train_step(
+            state, jnp.zeros((200, 28, 28, 1), jnp.uint8), jnp.zeros(200, jnp.int32), root_key(0)
+        )
     words = np.concatenate([jax.random.key_data(keys) for keys in drawn])
     assert len(drawn) == 4 and len(np.unique(words, axis=0)) == len(words) == 800
 
@@ -485,7 +563,13 @@ def test_the_diverging_seed_of_a_group_is_named(pair):
 def test_a_loss_that_is_not_finite_stops_at_once(tiny, digits, compiled_when_called):
     wild, steps = changed(tiny, optimizer={"learning_rate": 1e30}), []
     with pytest.raises(RunError) as error:
-        list(fit(Program(wild, digits), [1], watch=lambda progress, step, losses, seconds: steps.append(losses)))
+        list(
+            fit(
+                Program(wild, digits),
+                [1],
+                watch=lambda progress, step, losses, seconds: steps.append(losses),
+            )
+        )
     stopped = int(re.search(r"by step (\d+)", str(error.value))[1])
     assert stopped == len(steps) < 3
     assert np.isfinite(steps).all()
@@ -494,7 +578,9 @@ def test_a_loss_that_is_not_finite_stops_at_once(tiny, digits, compiled_when_cal
 
 
 def test_a_batch_larger_than_the_data(tiny, digits):
-    with pytest.raises(UsageError, match="batch_size is 2000; allowed: at most 1437, the training images of digits"):
+    with pytest.raises(
+        UsageError, match="batch_size is 2000; allowed: at most 1437, the training images of digits"
+    ):
         Program(changed(tiny, batch_size=2000), digits)
 
 
@@ -507,5 +593,9 @@ def test_a_batch_may_be_all_of_the_data(tiny):
 
 def test_streams_share_no_key():
     key = root_key(0)
-    data = [tuple(np.asarray(jax.random.key_data(stream(key, which, n)))) for which in Stream for n in range(50)]
+    data = [
+        tuple(np.asarray(jax.random.key_data(stream(key, which, n))))
+        for which in Stream
+        for n in range(50)
+    ]
     assert len(set(data)) == len(data)

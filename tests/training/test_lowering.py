@@ -20,9 +20,13 @@ from jaxdrill.training.lowering import Lowering, numerics
 @pytest.mark.parametrize("platform", ["cuda", "rocm", "tpu"])
 @pytest.mark.parametrize(
     ("step", "seeds", "flags"),
-    [("5", 1, {}), ("5", 8, {}), ("4_adam", 8, {}),
-     ("5", 8, {"augmentation.scale": "0.07", "augmentation.interpolation": "bilinear"})],
-)  # fmt: skip
+    [
+        ("5", 1, {}),
+        ("5", 8, {}),
+        ("4_adam", 8, {}),
+        ("5", 8, {"augmentation.scale": "0.07", "augmentation.interpolation": "bilinear"}),
+    ],
+)
 def test_every_program_is_exported(platform, step, seeds, flags):
     mesh = devices.make_mesh(1, 1, jax.devices()[:1])
     lowering = Lowering(config.load(step, flags), compile_ahead.mnist(), seeds, mesh, platform)
@@ -47,13 +51,20 @@ def test_only_a_tpu_picks_the_pixels_of_a_rotation_by_shifts():
     assert gathers["cuda"] == gathers["tpu"] + 1
 
 
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (.[tpu])")
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (.[tpu])"
+)
 @pytest.mark.parametrize(("topology", "mesh"), [("v5e:1x1", [1, 1]), ("v5e:2x2", [2, 2])])
 def test_an_evaluation_and_an_epoch_compile_for_a_tpu(topology, mesh):
     case = {"step": "step_2", "topology": topology, "mesh": mesh, "seeds": 2, "convolution": "auto"}
     command = [sys.executable, "-m", "benchmarks.compile_ahead", "--case", json.dumps(case)]
     done = subprocess.run(
-        command, env=os.environ | compile_ahead.ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=400
+        command,
+        env=os.environ | compile_ahead.ENVIRONMENT,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=400,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])

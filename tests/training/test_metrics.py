@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdrill.recipe import Loss
+from jaxdrill.config.config import Loss
 from jaxdrill.training import metrics
 
 
@@ -25,7 +25,10 @@ def test_invalid_images_do_not_count():
 
 def test_the_batch_size_does_not_matter():
     generator = np.random.default_rng(0)
-    logits, labels = generator.normal(size=(101, 10)).astype(np.float32), generator.integers(0, 10, 101)
+    logits, labels = (
+        generator.normal(size=(101, 10)).astype(np.float32),
+        generator.integers(0, 10, 101),
+    )
     whole = metrics.sums(logits, labels)
     total = metrics.zero()
     for first in range(0, 101, 32):

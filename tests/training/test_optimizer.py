@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxdrill import config
-from jaxdrill.recipe import Optimizer, Schedule
+from jaxdrill.config.config import Optimizer, Schedule
 from jaxdrill.training.optimizer import make_optimizer, make_schedule
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "parity.npz")

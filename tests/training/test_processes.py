@@ -33,10 +33,16 @@ def start(count: int, *arguments: object) -> list[subprocess.Popen]:
     address, environment = free_address(), os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
     command = [sys.executable, "-m", "jaxdrill.main", *map(str, arguments), "--distributed"]
     return [
-        subprocess.Popen([*command, f"{address},{n},{count}"], cwd=ROOT, env=environment, text=True,
-                         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        subprocess.Popen(
+            [*command, f"{address},{n},{count}"],
+            cwd=ROOT,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         for n in range(count)
-    ]  # fmt: skip
+    ]
 
 
 def until_epoch(process: subprocess.Popen, epoch: int) -> None:
@@ -48,14 +54,24 @@ def until_epoch(process: subprocess.Popen, epoch: int) -> None:
 
 def ended(started: list[subprocess.Popen]) -> list[tuple[int, str, list[str]]]:
     """Exit code, output and lines of errors of each."""
-    return [(process.returncode, out, err.splitlines()) for process in started
-            for out, err in [process.communicate(timeout=120)]]  # fmt: skip
+    return [
+        (process.returncode, out, err.splitlines())
+        for process in started
+        for out, err in [process.communicate(timeout=120)]
+    ]
 
 
 def numbers(folder: Path) -> np.ndarray:
     """Everything measured, a row an epoch and seed; the last column is the test loss."""
-    return np.array([[row[key] for key in ("seed", "epoch", "step", "train_loss", "train_accuracy", "test_loss")]
-                     for row in rows(folder)])  # fmt: skip
+    return np.array(
+        [
+            [
+                row[key]
+                for key in ("seed", "epoch", "step", "train_loss", "train_accuracy", "test_loss")
+            ]
+            for row in rows(folder)
+        ]
+    )
 
 
 @pytest.mark.slow
@@ -68,7 +84,11 @@ def test_two_processes_that_are_stopped(tiny_recipe, tmp_path):
     (code, _, said), (other, nothing, _) = ended(began)
     assert code == other == 143 and "digits" not in nothing
     assert said[-1].startswith("jaxdrill: stopped at step ")
-    assert int(said[-1].split()[4]) == latest(tmp_path / "two" / "checkpoints" / "seed_1").step < 4 * 23
+    assert (
+        int(said[-1].split()[4])
+        == latest(tmp_path / "two" / "checkpoints" / "seed_1").step
+        < 4 * 23
+    )
     assert [code for code, _, _ in ended(start(2, *train))] == [0, 0]
     assert_as_one_process(tmp_path / "two", train)
 
@@ -82,11 +102,24 @@ def assert_as_one_process(folder: Path, train: tuple) -> None:
 
 @pytest.mark.parametrize(
     ("count", "victim"),
-    [pytest.param(2, 1, marks=pytest.mark.slow), *(pytest.param(4, n, marks=pytest.mark.soak) for n in (2, 0))],
+    [
+        pytest.param(2, 1, marks=pytest.mark.slow),
+        *(pytest.param(4, n, marks=pytest.mark.soak) for n in (2, 0)),
+    ],
 )
 def test_processes_of_which_one_is_killed(tiny_recipe, tmp_path, count, victim):
     """Each of two seeds has one process or two. The others end, and the same command continues."""
-    train = "--step", tiny_recipe, "--workdir", tmp_path / "run", "--seeds", 2, "--epochs", 5, *SLOWLY
+    train = (
+        "--step",
+        tiny_recipe,
+        "--workdir",
+        tmp_path / "run",
+        "--seeds",
+        2,
+        "--epochs",
+        5,
+        *SLOWLY,
+    )
     began = start(count, *train)
     until_epoch(began[0], 2)
     began[victim].kill()
@@ -94,7 +127,9 @@ def test_processes_of_which_one_is_killed(tiny_recipe, tmp_path, count, victim):
     left = [each for n, each in enumerate(ended(began)) if n != victim]
     assert time.monotonic() - killed < 60
     if victim:  # the first line says who waits for whom
-        assert all(code == 1 and len(said) == 2 and said[-1].startswith(LOST) for code, _, said in left), left
+        assert all(
+            code == 1 and len(said) == 2 and said[-1].startswith(LOST) for code, _, said in left
+        ), left
     else:  # with the first process JAX's own service is gone, and JAX may end the others with its own lines
         assert all(code in (1, -signal.SIGABRT) for code, _, _ in left), left
     assert [code for code, _, _ in ended(start(count, *train))] == [0] * count
@@ -105,23 +140,48 @@ def test_processes_that_were_told_different_things(tiny_recipe, tmp_path):
     """The one that differs says so, and nothing is written. Each has its cores as devices, as without the other: else
     it would warn."""
     address = free_address()
-    environment = {k: v for k, v in os.environ.items() if k not in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")}
-    train = [sys.executable, "-m", "jaxdrill.main", "--step", tiny_recipe, "--workdir", tmp_path / "run"]
-    began = [subprocess.Popen([*train, "--distributed", f"{address},{n},2", "--seeds", f"{n + 2}"], cwd=ROOT, text=True,
-                              env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-             for n in range(2)]  # fmt: skip
+    environment = {
+        k: v for k, v in os.environ.items() if k not in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")
+    }
+    train = [
+        sys.executable,
+        "-m",
+        "jaxdrill.main",
+        "--step",
+        tiny_recipe,
+        "--workdir",
+        tmp_path / "run",
+    ]
+    began = [
+        subprocess.Popen(
+            [*train, "--distributed", f"{address},{n},2", "--seeds", f"{n + 2}"],
+            cwd=ROOT,
+            text=True,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for n in range(2)
+    ]
     (first, _, told), (second, _, said) = ended(began)
     assert (first, second) == (2, 2)
-    assert told[-1] == "jaxdrill: process 1 is to train something else, as it says; give all the same command"
+    assert (
+        told[-1]
+        == "jaxdrill: process 1 is to train something else, as it says; give all the same command"
+    )
     assert said[-1] == "jaxdrill: process 1 has another seeds than process 0: 3, there 2"
     assert not [line for line in told + said if "warning" in line]
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("where", ["here", "host,0,1", "host:x,0,2", "host:1,2,2", "host:1,0", "host:1,-1,2"])
+@pytest.mark.parametrize(
+    "where", ["here", "host,0,1", "host:x,0,2", "host:1,2,2", "host:1,0", "host:1,-1,2"]
+)
 def test_what_is_no_place_among_processes(where):
-    with pytest.raises(UsageError, match=f"--distributed is {where}; allowed: auto, or HOST:PORT,NUMBER,COUNT"):
-        processes.together(where, lambda: None)
+    with pytest.raises(
+        UsageError, match=f"--distributed is {where}; allowed: auto, or HOST:PORT,NUMBER,COUNT"
+    ):
+        processes.run_distributed(where, lambda: None)
 
 
 def test_a_first_process_that_does_not_answer(monkeypatch, capsys):
@@ -134,4 +194,7 @@ def test_a_machine_that_belongs_to_no_cluster(monkeypatch, capsys):
     """In a process of its own JAX would look around; here it already runs, which is as wrong."""
     assert main(["--distributed"]) == 1
     error = capsys.readouterr().err
-    assert "the other processes cannot be found (" in error and "--distributed HOST:PORT,NUMBER,COUNT" in error
+    assert (
+        "the other processes cannot be found (" in error
+        and "--distributed HOST:PORT,NUMBER,COUNT" in error
+    )
