@@ -22,9 +22,10 @@ from jaxdrill import config as recipes
 from jaxdrill import data
 from jaxdrill.config.config import Config, Execution
 from jaxdrill.config.layers import infer_shapes
-from jaxdrill.training import augmentation, backend
+from jaxdrill.nn.network import MEAN, STANDARD_DEVIATION
+from jaxdrill.training import devices
 from jaxdrill.training.fit import fit
-from jaxdrill.training.program import Program
+from jaxdrill.training.trainer import Trainer
 
 
 def seconds(function: Callable[[], Any], repeats: int = 5) -> float:
@@ -60,20 +61,21 @@ def ceilings(size: int) -> dict[str, float]:
 def run(config: Config, dataset: data.Dataset, epochs: int) -> dict[str, Any]:
     """Trains all seeds together: seconds without compilation, and the accuracies on the way."""
     config = config.model_copy(update={"epochs": epochs})
-    program = Program(config, dataset, config.seeds)
+    trainer = Trainer(config, dataset, config.seeds)
+    compile_seconds = trainer.compile()
     began = time.perf_counter()
-    results = list(fit(program, range(config.seed, config.seed + config.seeds)))
+    results = list(fit(trainer, dataset, config.seed_list))
     elapsed = time.perf_counter() - began
     accuracies = [
         (np.asarray(r.test.correct) / np.asarray(r.test.count)).round(6).tolist() for r in results
     ]
     return {
         "step": config.name,
-        "execution": program.execution.model_dump(),
+        "execution": trainer.execution.model_dump(),
         "seeds": config.seeds,
         "epochs": epochs,
         "seconds": elapsed,
-        "compile_seconds": program.compile_seconds,
+        "compile_seconds": compile_seconds,
         "train_seconds": sum(r.train_seconds for r in results),
         "test_accuracies": accuracies,
     }
@@ -82,8 +84,7 @@ def run(config: Config, dataset: data.Dataset, epochs: int) -> dict[str, Any]:
 def work(config: Config, dataset: data.Dataset) -> dict[str, float]:
     """Operations and bytes of one training step, as the compiler counts them."""
     config = config.model_copy(update={"execution": Execution(epoch="steps", convolution="xla")})
-    program = Program(config, dataset)
-    analysis = program.compiled[next(program.launches(0))].cost_analysis()
+    analysis = Trainer(config, dataset).step.compile().cost_analysis()
     return {
         "flop": analysis.get("flops", float("nan")),
         "bytes": analysis.get("bytes accessed", float("nan")),
@@ -124,7 +125,7 @@ def pytorch(config: Config, dataset: data.Dataset) -> dict[str, Any]:
             grid = torch.nn.functional.affine_grid(turn, list(x.shape), align_corners=False)
             x = torch.nn.functional.grid_sample(x, grid, mode="nearest", align_corners=False)
             optimizer.zero_grad()
-            logits = network((x / 255 - augmentation.MEAN) / augmentation.STANDARD_DEVIATION)
+            logits = network((x / 255 - MEAN) / STANDARD_DEVIATION)
             torch.nn.functional.cross_entropy(logits, labels[batch]).backward()
             optimizer.step()
         if device.type == "cuda":
@@ -167,7 +168,7 @@ def main() -> None:
         parser.error(f"{options.out.absolute().parent} is not a folder; create it")
     began = time.perf_counter()
     recipe = recipes.load(options.step)
-    backend.set_up(4 * infer_shapes(recipe.network)[-1].activations * recipe.batch_size)
+    devices.set_up(4 * infer_shapes(recipe.network)[-1].activations * recipe.batch_size)
     with np.load(options.pack) as arrays:
         dataset = data.Dataset("mnist", **{name: arrays[name] for name in data.FILES})
     names = [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices()]

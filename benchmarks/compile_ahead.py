@@ -27,7 +27,7 @@ from jaxdrill import config as recipes
 from jaxdrill.data import Dataset
 from jaxdrill.files import write_text
 from jaxdrill.training import devices
-from jaxdrill.training.lowering import Lowering, numerics
+from jaxdrill.training.trainer import Trainer
 
 # https://cloud.google.com/tpu/docs/v5e: a chip's peak in bfloat16, its memory's bandwidth and size.
 PEAK, BANDWIDTH, MEMORY = 197e12, 819e9, 16e9
@@ -83,7 +83,7 @@ def mnist() -> Dataset:
     return Dataset("mnist", *train, *test)
 
 
-def described(case: Case) -> Lowering:
+def described(case: Case) -> Trainer:
     """The programs of a case, for the devices of a TPU that is described."""
     from jax.experimental import topologies
 
@@ -97,14 +97,18 @@ def described(case: Case) -> Lowering:
     if list(mesh.devices.shape) != case["mesh"]:
         used = np.array(topology.devices).reshape(case["mesh"])
         mesh = jax.sharding.Mesh(used, mesh.axis_names, axis_types=mesh.axis_types)
-    return Lowering(config, mnist(), case["seeds"], mesh)
+    return Trainer(config, mnist(), case["seeds"], mesh)
 
 
 def compile_case(case: Case) -> dict[str, Any]:
     """The epoch and the evaluation of a case compiled: what each needs, a device."""
-    lowering, found = described(case), {}
-    for name, which in (("epoch", next(lowering.launches(0))), ("evaluation", "evaluate")):
-        lowered = lowering.lower(which)
+    trainer, found = described(case), {}
+    for name, function in (
+        ("epoch", trainer.epoch or trainer.step),
+        ("evaluation", trainer.evaluate),
+    ):
+        with devices.numerics(function.precision):
+            lowered = function.jitted.lower(*function.arguments)
         began = time.perf_counter()
         compiled = lowered.compile()
         elapsed, counted, memory = (
@@ -121,7 +125,7 @@ def compile_case(case: Case) -> dict[str, Any]:
             "arguments_bytes": memory.argument_size_in_bytes,
             "temporary_bytes": memory.temp_size_in_bytes,
         } | roofline(
-            counted["flops"], counted["bytes accessed"], lowering.execution.matmul_precision
+            counted["flops"], counted["bytes accessed"], trainer.execution.matmul_precision
         )
     return found | {"peak_host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
@@ -138,16 +142,13 @@ def lower_for_gpus() -> dict[str, Any]:
     found: dict[str, Any] = {}
     mesh = devices.make_mesh(1, 1, jax.devices("cpu")[:1])
     for platform, step, seeds in product(("cuda", "rocm"), recipes.steps(), (1, 8)):
-        lowering = Lowering(recipes.load(step), mnist(), seeds, mesh, platform)
-        with numerics(lowering.execution.matmul_precision):
-            for name in lowering.names():
-                function, arguments = lowering.function(name)
-                module = export.export(function, platforms=[platform])(
-                    *arguments
-                ).mlir_module_serialized
-                found[
-                    f"{platform} {step} {seeds} {name if isinstance(name, str) else 'x'.join(map(str, name))}"
-                ] = len(module)
+        trainer = Trainer(recipes.load(step), mnist(), seeds, mesh, platform)
+        for name in ("init", "shuffle", "evaluate", "step", "epoch", "rest"):
+            if function := getattr(trainer, name):
+                with devices.numerics(function.precision):
+                    exported = export.export(function.jitted, platforms=[platform])
+                    module = exported(*function.arguments).mlir_module_serialized
+                found[f"{platform} {step} {seeds} {name}"] = len(module)
     return found
 
 

@@ -6,19 +6,14 @@ each seed, or a whole epoch with the evaluation, took; and the end of its input 
 """
 
 import itertools
-import resource
-import sys
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from jaxdrill import config as recipes
 from jaxdrill import data
 from jaxdrill.config.config import Config
 from jaxdrill.config.layers import Pool
@@ -308,70 +303,49 @@ class Jaxdrill:
         import jax
 
         from jaxdrill.config.layers import infer_shapes
-        from jaxdrill.training import backend, devices
-        from jaxdrill.training.program import Program
+        from jaxdrill.training import devices
+        from jaxdrill.training.trainer import Trainer
 
-        backend.set_up(4 * infer_shapes(config.network)[-1].activations * config.batch_size)
-        most = devices.most_seeds_per_device(config, jax.devices()[0])
-        seeds = range(config.seed, config.seed + config.seeds)
+        devices.set_up(4 * infer_shapes(config.network)[-1].activations * config.batch_size)
+        per_device = devices.max_seeds_per_device(config, jax.devices()[0])
+        together = config.execution.seeds_together
         self.groups = devices.plan_groups(
-            seeds, len(jax.devices()), most, config.execution.seeds_together
+            config.seed_list, len(jax.devices()), per_device, together
         )
-        self.config = config.model_copy(update={"epochs": 1})
-        self.programs = {
-            size: Program(self.config, dataset, size) for size in set(map(len, self.groups))
+        self.config, self.dataset = config.model_copy(update={"epochs": 1}), dataset
+        sizes = set(map(len, self.groups))
+        self.trainers = {size: Trainer(self.config, dataset, size) for size in sizes}
+        for trainer in self.trainers.values():
+            trainer.compile()
+        arrays = dataset.train_images, dataset.train_labels
+        self.data = {
+            size: jax.device_put(arrays, trainer.replicated)
+            for size, trainer in self.trainers.items()
         }
 
     def finish_compiling(self) -> None:
-        for program in self.programs.values():
-            for name in program.names():
-                program.executable(name)
+        for trainer in self.trainers.values():
+            for function in trainer.functions():
+                function.compile()
 
     def train(self, images: int) -> None:
+        import jax
+        import numpy as np
+
+        from jaxdrill.training.trainer import root_keys
+
         for group in self.groups:
-            program, done = self.programs[len(group)], 0
-            keys = program.root_keys(group)
-            progress, orders = program.start(keys), program.shuffle(keys, 0)
-            for launch in program.launches(0):
-                if done >= images // self.config.batch_size:
-                    break
-                progress, _ = program.train(progress, orders, keys, launch)
-                done += launch[0]
+            trainer, step = self.trainers[len(group)], 0
+            keys = jax.device_put(root_keys(group), trainer.by_seed)
+            epoch = jax.device_put(np.int32(0), trainer.replicated)
+            state, orders = trainer.init(keys), trainer.shuffle(keys, epoch)
+            while step < images // self.config.batch_size:
+                function, num_steps = trainer.next_function(step)
+                state, _ = function(state, self.data[len(group)], orders, keys)
+                step += num_steps
 
     def epoch(self) -> None:
         from jaxdrill.training.fit import fit
 
         for group in self.groups:
-            (result,) = fit(self.programs[len(group)], group)
-            assert (np.asarray(result.test.count) == 10_000).all()
-
-
-CONTENDERS: dict[str, Callable[[Config, data.Dataset], Any]] = {
-    "notebook": Notebook,
-    "eager": Eager,
-    "channels_last": ChannelsLast,
-    "compile": Compiled,
-    "compile_channels_last": CompiledChannelsLast,
-    "flax": Flax,
-    "jaxdrill": Jaxdrill,
-}
-
-
-def main() -> None:
-    name, step, batch_size, seeds, folder = sys.argv[1:]
-    config = recipes.load(step).model_copy(
-        update={"batch_size": int(batch_size), "seeds": int(seeds)}
-    )
-    contender = CONTENDERS[name](config, data.load("mnist", Path(folder), offline=True))
-    contender.train(config.batch_size)
-    print("ready", flush=True)
-    contender.finish_compiling()
-    for line in sys.stdin:
-        began = time.perf_counter()
-        contender.epoch() if line.strip() == "epoch" else contender.train(int(line))
-        print(time.perf_counter() - began, flush=True)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, flush=True)
-
-
-if __name__ == "__main__":
-    main()
+            (_,) = fit(self.trainers[len(group)], self.dataset, group)

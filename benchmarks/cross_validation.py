@@ -23,7 +23,7 @@ from jaxdrill.files import write_text
 from jaxdrill.report import statistics
 from jaxdrill.runs import session, stopping
 from jaxdrill.runs.reader import read
-from jaxdrill.training import backend
+from jaxdrill.training import devices
 
 
 def accuracies(config: Config, options: argparse.Namespace) -> np.ndarray:
@@ -68,7 +68,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for step in options.steps:
         config = recipes.load(step, flags)
-        backend.set_up_for([config])
+        devices.set_up_for([config])
         found = accuracies(config, options)
         rows.append(
             {

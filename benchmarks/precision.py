@@ -18,7 +18,7 @@ from jaxdrill.nn import convolution, modules
 from jaxdrill.report import statistics
 from jaxdrill.runs import session, stopping
 from jaxdrill.runs.reader import read
-from jaxdrill.training import backend
+from jaxdrill.training import devices
 
 
 @jax.custom_vjp
@@ -55,7 +55,7 @@ def main() -> None:
     options = parser.parse_args()
     flags = {"seeds": f"{options.seeds}", "epochs": f"{options.epochs}", "data": options.data}
     config, accuracies = recipes.load(options.step, flags), {}
-    backend.set_up_for([config])
+    devices.set_up_for([config])
     for name, form in (("float32", convolution.convolve), ("bfloat16", convolve)):
         modules.convolve = form
         with stopping.stop_on_signal() as stop:

@@ -25,9 +25,9 @@ from jaxdrill import config
 from jaxdrill.files import write_text
 from jaxdrill.runs.checkpoints import Checkpoints, named
 from jaxdrill.runs.folder import read_rows, write_predictions
-from jaxdrill.training.backend import cores
+from jaxdrill.training.devices import cores
 from jaxdrill.training.optimizer import make_optimizer
-from jaxdrill.training.step import make_state
+from jaxdrill.training.step import init_state
 
 SHAPES = [*((devices, 1) for devices in (1, 2, 4, 8)), *((1, processes) for processes in (2, 4))]
 
@@ -67,7 +67,7 @@ def epoch_seconds(devices: int, processes: int, seeds: int, folder: Path) -> flo
 def write_seconds(seeds: int, folder: Path) -> dict[str, Any]:
     """What the files of so many seeds of step 5 take: a checkpoint, and after the last epoch the predictions."""
     recipe = config.load("5")
-    state = make_state(
+    state = init_state(
         recipe, make_optimizer(recipe.optimizer, lambda step: 0.01), jax.random.key(1)
     )
     arrays = {name: np.repeat(a[None], seeds, axis=0) for name, a in named(state).items()}

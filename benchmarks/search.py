@@ -69,9 +69,9 @@ def trained(config: Config, folder: Path, data_dir: Path | None) -> dict[str, An
     """Trains a recipe, or goes on, and says what came out."""
     from jaxdrill.runs import session, stopping
     from jaxdrill.runs.reader import read
-    from jaxdrill.training import backend
+    from jaxdrill.training import devices
 
-    backend.set_up_for([config])
+    devices.set_up_for([config])
     with stopping.stop_on_signal() as stop:
         session.train(config, folder, stop, data_dir, command=["python", "-m", "benchmarks.search"])
     run, end = read(folder), infer_shapes(config.network)[-1]

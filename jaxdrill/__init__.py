@@ -27,9 +27,9 @@ def tune_memory() -> bool:
     Returns:
         False if the process does not use glibc; then nothing changes.
     """
-    from jaxdrill.training import backend
+    from jaxdrill.training import devices
 
-    return backend.tune_memory(0)
+    return devices.tune_memory(0)
 
 
 def train(

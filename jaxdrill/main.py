@@ -41,7 +41,7 @@ def _train(arguments: list[str]) -> None:
     # Here, not above: `--help`, `--dry-run` and most mistakes are answered before JAX has loaded.
     from jaxdrill.runs.session import train
     from jaxdrill.runs.stopping import stop_on_signal
-    from jaxdrill.training import backend, processes
+    from jaxdrill.training import devices, processes
 
     command = [
         "python",
@@ -52,8 +52,8 @@ def _train(arguments: list[str]) -> None:
     workdir = None if several else options.workdir
     parent = options.workdir if several and options.workdir else Path("runs")
 
-    def trained() -> None:
-        backend.set_up_for(configs)
+    with processes.distributed(options.distributed):
+        devices.set_up_for(configs)
         with stop_on_signal() as stop:
             folders = [
                 train(
@@ -75,8 +75,6 @@ def _train(arguments: list[str]) -> None:
             width = get_terminal_size((100, 24)).columns
             say("", *summary(folders, width).splitlines(), "", f"report: {shlex.join(report)}")
 
-    processes.run_distributed(options.distributed, trained)
-
 
 def _verify(arguments: list[str]) -> None:
     """`verify RUN`: whether this machine continues a run to the same bits, and repeats its numbers."""
@@ -94,9 +92,9 @@ def _verify(arguments: list[str]) -> None:
         raise UsageError(f"--epochs is {options.epochs}; allowed: a whole number of at least 1")
     from jaxdrill.runs.stopping import stop_on_signal
     from jaxdrill.runs.verify import recipe_of, verify
-    from jaxdrill.training import backend
+    from jaxdrill.training import devices
 
-    backend.set_up_for([recipe_of(options.run)])
+    devices.set_up_for([recipe_of(options.run)])
     with stop_on_signal() as stop:
         say(verify(options.run, options.epochs, stop, options.data_dir, options.offline))
 

@@ -37,17 +37,17 @@ def both(folder, *flags):
 
 def stop_in(monkeypatch, step: int, number: int = signal.SIGTERM) -> None:
     """The signal comes as the launch of this step ends."""
-    fit = group.fit
+    fit = group.fit.fit
 
-    def watched(program, seeds, progress, watch):
-        def then(progress, done, losses, seconds):
+    def watched(*arguments, watch, **options):
+        def then(state, done, losses, seconds):
             if done == step:
                 os.kill(os.getpid(), number)
-            watch(progress, done, losses, seconds)
+            watch(state, done, losses, seconds)
 
-        return fit(program, seeds, progress, then)
+        return fit(*arguments, watch=then, **options)
 
-    monkeypatch.setattr(group, "fit", watched)
+    monkeypatch.setattr(group.fit, "fit", watched)
 
 
 @pytest.fixture(scope="session")

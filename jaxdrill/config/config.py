@@ -162,6 +162,11 @@ class Config(Table):
     average: Average = Average()
     execution: Execution = Execution()
 
+    @property
+    def seed_list(self) -> list[int]:
+        """Return the seeds in order."""
+        return list(range(self.seed, self.seed + self.seeds))
+
     @field_validator("name", "extends", "goal", "init_from")
     @classmethod
     def _on_one_line(cls, text: str) -> str:

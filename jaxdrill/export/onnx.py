@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from jaxdrill.files import write_bytes
 from jaxdrill.nn.functional import EPSILON
-from jaxdrill.training.augmentation import MEAN, STANDARD_DEVIATION
+from jaxdrill.nn.network import MEAN, STANDARD_DEVIATION
 from jaxdrill.weights.pytorch import to_pytorch
 from jaxdrill.weights.trained import Trained
 

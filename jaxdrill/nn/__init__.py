@@ -1,1 +1,1 @@
-"""The networks: their arithmetic (layers, architecture), their functions (functional), and the Flax modules."""
+"""The network: layers as pure functions, their Flax modules, and pixels to logits."""

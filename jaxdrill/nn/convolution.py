@@ -1,6 +1,6 @@
-"""Convolutions of arrays [channels, rows, columns, batch], each in the form that is fastest on its platform.
+"""Convolutions of arrays [channels, rows, columns, batch], in three forms for different platforms.
 
-benchmarks/NOTES.md has the measurements. All convolutions have stride 1 and no dilation.
+All convolutions have stride 1 and no dilation. benchmarks/NOTES.md has the measurements.
 """
 
 from collections.abc import Callable
@@ -12,9 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-MAX_SHORT_ROW = 12  # pixels; the form "rows" has other ways for outputs of this width or less
-
-Form = Callable[[jax.Array, jax.Array], jax.Array]
+MAX_SHORT_ROW = 12  # pixels; the form "rows" computes outputs up to this width differently
 
 
 def convolve(x: jax.Array, kernel: jax.Array, padding: int, form: str) -> jax.Array:
@@ -24,8 +22,8 @@ def convolve(x: jax.Array, kernel: jax.Array, padding: int, form: str) -> jax.Ar
         x: float32[I, H, W, B].
         kernel: float32[K, K, I, O].
         padding: zeros added on each side, pixels.
-        form: "rows" for CPUs: a matrix product per output row, "xla" for XLA's convolution, or "im2col" for one matrix
-            product of all patches.
+        form: "rows" for a matrix product per output row (CPU), "xla" for XLA's convolution, or
+            "im2col" for one matrix product of all patches.
 
     Returns:
         float32[O, H + 2 padding - K + 1, W + 2 padding - K + 1, B].
@@ -43,7 +41,7 @@ def convolve(x: jax.Array, kernel: jax.Array, padding: int, form: str) -> jax.Ar
 def convolve_separably(
     x: jax.Array, pointwise: jax.Array, depthwise: jax.Array, padding: int, form: str
 ) -> jax.Array:
-    """Multiply the channels of each pixel by a matrix, then convolve each channel with its own kernel.
+    """Multiply the channels of each pixel by a matrix, then convolve each channel by itself.
 
     Args:
         x: float32[I, H, W, B].
@@ -72,33 +70,32 @@ def _contract(a: jax.Array, b: jax.Array, axis: int) -> jax.Array:
 
 
 def _pad(x: jax.Array, padding: int) -> jax.Array:
-    """Add `padding` rows and columns of zeros on each side, or remove as many if it is negative."""
+    """Pad each side with `padding` rows and columns of zeros; a negative number crops."""
     sides = (padding, padding, 0)
     return lax.pad(x, jnp.float32(0), ((0, 0, 0), sides, sides, (0, 0, 0))) if padding else x
 
 
 def unfused(form: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function so that XLA does not fuse it with the operations around it, if the form is "rows".
+    """Call a function; if the form is "rows", prevent XLA from fusing it with other operations.
 
-    On CPU XLA repeats a fused function for each of its consumers. It never fuses a conditional, so the function becomes
-    a branch of one. The condition is that the first value of the first argument equals itself. XLA cannot know that it
-    does, because a NaN does not. The other branch returns NaN, or the maximum of an integer type.
+    On CPU, XLA recomputes a fused function for each of its consumers. It never fuses a conditional,
+    so the function becomes a branch of one. The condition is that the first value of the first
+    argument equals itself. XLA cannot remove it, because a NaN does not equal itself. The other
+    branch returns NaN, or the maximum of an integer type.
     """
     if form != "rows":
         return function(*arguments)
-    function = jax.jit(function)  # traced once, though it is used twice
+    function = jax.jit(function)  # traced once for both uses
     shapes = jax.eval_shape(function, *arguments)
     first = arguments[0][(0,) * arguments[0].ndim]
 
-    def undefined(*_: Any) -> Any:
-        return jax.tree.map(
-            lambda a: jnp.full(
-                a.shape, jnp.nan if a.dtype == jnp.float32 else jnp.iinfo(a.dtype).max, a.dtype
-            ),
-            shapes,
-        )
+    def undefined(a: jax.ShapeDtypeStruct) -> jax.Array:
+        value = jnp.nan if a.dtype == jnp.float32 else jnp.iinfo(a.dtype).max
+        return jnp.full(a.shape, value, a.dtype)
 
-    return lax.cond(first == first, function, undefined, *arguments)
+    return lax.cond(
+        first == first, function, lambda *_: jax.tree.map(undefined, shapes), *arguments
+    )
 
 
 # Form "rows"
@@ -106,10 +103,10 @@ def unfused(form: str, function: Callable[..., Any], *arguments: Any) -> Any:
 
 @jax.custom_vjp
 def rows_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Compute a convolution by one matrix product per output row, or one for all rows if they are short.
+    """Convolve by one matrix product per output row, or by one for all rows if they are short.
 
-    A product of the K input rows with K * O columns gives the terms of the K kernel columns, which are then shifted and
-    added.
+    The product of K input rows with K * O columns gives one term per kernel column. The terms are
+    shifted and added.
     """
     if x.shape[0] == 1:
         return im2col_convolution(x, kernel)
@@ -140,7 +137,7 @@ def _row_windows(x: jax.Array, size: int) -> jax.Array:
 def _rows_backward(
     residuals: tuple[jax.Array, jax.Array], dy: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Compute both gradients from the same copies of the output's gradient, shifted by the kernel's columns."""
+    """Compute both gradients from copies of dy that are shifted by the kernel's columns."""
     x, kernel = residuals
     (channels, height, width, batch), (size, outputs) = x.shape, kernel.shape[::3]
     if channels == 1:
@@ -156,11 +153,11 @@ def _rows_backward(
         columns = unfused("rows", shifted_columns, dy)
         terms = _contract(weights, columns, 0).reshape(channels, size, -1, width, batch)
         pads = [((0, 0), (i, size - 1 - i), (0, 0), (0, 0)) for i in range(size)]
-        dx = unfused(
-            "rows",
-            lambda terms: reduce(jnp.add, [jnp.pad(terms[:, i], pads[i]) for i in range(size)]),
-            terms,
-        )
+
+        def add_rows(terms: jax.Array) -> jax.Array:
+            return reduce(jnp.add, [jnp.pad(terms[:, i], pads[i]) for i in range(size)])
+
+        dx = unfused("rows", add_rows, terms)
         dkernel = _contract(_row_windows(x, size), columns, 1)
     else:
 
@@ -170,27 +167,24 @@ def _rows_backward(
             rows = lax.dynamic_slice_in_dim(dx, row, size, 1)
             rows = rows + _contract(weights, columns, 0).reshape(channels, size, width, batch)
             inputs = lax.dynamic_slice_in_dim(x, row, size, 1).reshape(channels * size, -1)
-            return lax.dynamic_update_slice_in_dim(dx, rows, row, 1), dkernel + _contract(
-                inputs, columns, 1
-            )
+            dkernel = dkernel + _contract(inputs, columns, 1)
+            return lax.dynamic_update_slice_in_dim(dx, rows, row, 1), dkernel
 
         start = (jnp.zeros(x.shape), jnp.zeros(weights.T.shape))
         dx, dkernel = lax.fori_loop(0, height - size + 1, add_row, start)
     return dx, dkernel.reshape(channels, size, size, outputs).transpose(1, 2, 0, 3)
 
 
-rows_convolution.defvjp(
-    lambda x, kernel: (rows_convolution(x, kernel), (x, kernel)), _rows_backward
-)
+rows_convolution.defvjp(lambda x, k: (rows_convolution(x, k), (x, k)), _rows_backward)
 
 
 # Other forms
 
 
 def xla_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Compute XLA's convolution, or a sum of shifted images times weights if x has one channel.
+    """Call XLA's convolution. If x has one channel, compute a weighted sum of shifted images.
 
-    A TPU's compiler takes minutes for the gradient of XLA's convolution of one channel.
+    The TPU compiler takes minutes for the gradient of XLA's convolution of one channel.
     """
     if len(x) > 1:
         return _xla_convolution(x, kernel)
@@ -213,41 +207,38 @@ def _convolution(
 def _xla_backward(
     residuals: tuple[jax.Array, jax.Array], dy: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """JAX's own gradients cannot be vectorised in jax 0.7.2."""
+    """Compute both gradients. `vmap` fails on JAX's own gradients in jax 0.7.2."""
     x, kernel = residuals
     dx = _convolution(dy, jnp.flip(kernel, (0, 1)), kernel.shape[0] - 1, ("CHWN", "HWOI", "CHWN"))
     return dx, _convolution(x, dy, 0, ("NHWC", "OHWI", "HWNC"))
 
 
-_xla_convolution.defvjp(lambda x, kernel: (_xla_convolution(x, kernel), (x, kernel)), _xla_backward)
+_xla_convolution.defvjp(lambda x, k: (_xla_convolution(x, k), (x, k)), _xla_backward)
 
 
 def im2col_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Compute one matrix product of all patches. Under `vmap` over kernels it stays a batched product."""
+    """Convolve by one matrix product of all patches. `vmap` makes it a batched product."""
     patches = jnp.concatenate(_views(x, kernel.shape[0]))
     return matrix_product(kernel.reshape(-1, kernel.shape[-1]), patches, "rows")
 
 
 def _views(x: jax.Array, size: int) -> list[jax.Array]:
-    """Return the input pixel of each kernel tap for every output pixel: K * K arrays float32[I, H', W', B]."""
+    """Return the input pixels of each kernel tap: K * K arrays float32[I, H', W', B]."""
     height, width = x.shape[1] - size + 1, x.shape[2] - size + 1
     return [x[:, i : i + height, j : j + width] for i in range(size) for j in range(size)]
 
 
 def _weighted_sum(views: list[jax.Array], kernel: jax.Array) -> jax.Array:
-    """Add up the pixels of all taps times the weights of each output channel, kernel[..., O]: float32[O, H', W', B]."""
+    """Sum the pixels of all taps times kernel[..., O]: float32[O, H', W', B]."""
     weights = kernel.reshape(-1, kernel.shape[-1], 1, 1, 1)
     return reduce(jnp.add, [view * each for view, each in zip(views, weights, strict=True)])
 
 
-FORMS: dict[str, Form] = {
-    "rows": rows_convolution,
-    "xla": xla_convolution,
-    "im2col": im2col_convolution,
-}
+FORMS = {"rows": rows_convolution, "xla": xla_convolution, "im2col": im2col_convolution}
 
 
-# Depthwise convolution in the form "rows". The other forms multiply both kernels of a separable convolution.
+# Depthwise convolution in the form "rows". The other forms multiply the two kernels of a separable
+# convolution and call `convolve`.
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -264,16 +255,13 @@ def _depthwise_backward(padding: int, residuals: Any, dy: jax.Array) -> tuple[ja
     x, kernel = residuals
     size = kernel.shape[0]
     dx = unfused("rows", partial(_shift_add, padding=size - 1 - padding), dy, kernel[::-1, ::-1])
-    gradient = (
-        _short_depthwise_kernel_gradient
-        if dy.shape[2] <= MAX_SHORT_ROW
-        else _depthwise_kernel_gradient
-    )
+    short = dy.shape[2] <= MAX_SHORT_ROW
+    gradient = _short_depthwise_kernel_gradient if short else _depthwise_kernel_gradient
     return dx, gradient(_pad(x, padding), dy, size)
 
 
 def _depthwise_kernel_gradient(x: jax.Array, dy: jax.Array, size: int) -> jax.Array:
-    """Sum over one row at a time for each channel and image, and then over the images."""
+    """Sum the products of each kernel tap row by row, then over the images."""
     channels, height, width, batch = dy.shape
 
     def add_row(row: jax.Array, total: jax.Array) -> jax.Array:
@@ -291,7 +279,7 @@ def _depthwise_kernel_gradient(x: jax.Array, dy: jax.Array, size: int) -> jax.Ar
 
 
 def _short_depthwise_kernel_gradient(x: jax.Array, dy: jax.Array, size: int) -> jax.Array:
-    """Multiply all pixels of a row of dy with all pixels of the input rows, and sum the diagonals of the products."""
+    """Multiply each row of dy with all pixels of its input rows, and sum the diagonals."""
     channels, height, width, batch = dy.shape
 
     def add_row(row: jax.Array, total: jax.Array) -> jax.Array:
@@ -301,7 +289,7 @@ def _short_depthwise_kernel_gradient(x: jax.Array, dy: jax.Array, size: int) -> 
 
     total = lax.fori_loop(0, height, add_row, jnp.zeros((channels, size * x.shape[2], width)))
     total = total.reshape(channels, size, x.shape[2], width)
-    diagonals = [jnp.trace(total, -j, 2, 3) for j in range(size)]  # [O, K] for each kernel column
+    diagonals = [jnp.trace(total, -j, 2, 3) for j in range(size)]  # [O, K] per kernel column
     return jnp.stack(diagonals, 2).transpose(1, 2, 0)
 
 

@@ -1,4 +1,4 @@
-"""The layers as Flax NNX modules of arrays [channels, rows, columns, batch], and the network that chains them."""
+"""The layers and the network as Flax NNX modules. Arrays are [channels, rows, columns, batch]."""
 
 import math
 from collections.abc import Sequence
@@ -16,16 +16,17 @@ from jaxdrill.nn.functional import per_channel
 
 
 def torch_uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """PyTorch's default for convolutions, Kaiming uniform with a = sqrt(5): float32, uniform in +-1/sqrt(fan_in).
+    """Draw float32 weights uniformly in +-1/sqrt(fan_in), PyTorch's default for convolutions.
 
-    `variance_scaling(1/3, "fan_in", "uniform")` is the same distribution; drawn flat it compiles six times as fast.
+    PyTorch calls it Kaiming uniform with a = sqrt(5). `variance_scaling(1/3, "fan_in", "uniform")`
+    is the same distribution, but takes six times as long to compile.
     """
     bound = math.prod(shape[:-1]) ** -0.5
     return jax.random.uniform(key, (math.prod(shape),), jnp.float32, -bound, bound).reshape(shape)
 
 
 class Convolution(nnx.Module):
-    """Convolution without bias, then ReLU, batch norm and dropout, each where the recipe asks for it."""
+    """Convolution without bias, then optionally ReLU, batch norm and dropout."""
 
     def __init__(self, layer: Conv, channels: int, convolution: str, rngs: nnx.Rngs) -> None:
         self.layer, self.convolution = layer, convolution
@@ -35,8 +36,8 @@ class Convolution(nnx.Module):
             self.depthwise = nnx.Param(
                 torch_uniform(rngs.params(), (layer.kernel, layer.kernel, 1, layer.conv))
             )
-        # PyTorch's constants. Flax's running variance is the biased one (n), PyTorch's the unbiased (n - 1): they
-        # differ by less than 1/4,000 here, and training normalises with the biased one in both.
+        # PyTorch's constants. Flax's running variance is biased (n), PyTorch's is unbiased (n - 1).
+        # They differ by less than 1/4,000 here. Both normalize by the biased one in training.
         norm: dict[str, Any] = dict(momentum=0.9, epsilon=functional.EPSILON, rngs=rngs)
         self.batch_norm = nnx.BatchNorm(layer.conv, **norm) if layer.batch_norm else None
 
@@ -60,14 +61,14 @@ class Convolution(nnx.Module):
     def normalize(
         self, x: jax.Array, norm: nnx.BatchNorm, train: bool, axis: str | None
     ) -> jax.Array:
-        """Normalize by the batch's statistics and update the running ones, or normalize by the running ones."""
+        """Normalize by the statistics of the batch and update the running ones; else by those."""
         mean, variance, scale, bias = (
             cast(nnx.Variable, each)[...] for each in (norm.mean, norm.var, norm.scale, norm.bias)
         )
         if not train:
             x = jax.nn.relu(x) if self.layer.relu else x
-            factor = scale * jax.lax.rsqrt(variance + norm.epsilon)
-            return (x - per_channel(mean)) * per_channel(factor) + per_channel(bias)
+            scale = scale * jax.lax.rsqrt(variance + norm.epsilon)
+            return (x - per_channel(mean)) * per_channel(scale) + per_channel(bias)
         batch_norm = cast(Any, functional.batch_norm)
         x, batch_mean, batch_variance = batch_norm(
             x, scale, bias, self.layer.relu, axis, self.convolution
@@ -78,7 +79,7 @@ class Convolution(nnx.Module):
 
 
 class Pooling(nnx.Module):
-    """Pooling over squares that do not overlap."""
+    """Pooling over windows that do not overlap."""
 
     def __init__(self, layer: Pool, channels: int, convolution: str, rngs: nnx.Rngs) -> None:
         max_pool = partial(functional.max_pool, form=convolution)
@@ -93,12 +94,12 @@ class Pooling(nnx.Module):
         return self.pool(x, self.size)
 
 
-# A new kind of layer is defined in config/layers.py and built here.
+# The module of each layer in config/layers.py.
 MODULES: dict[type[Layer], Any] = {Conv: Convolution, Pool: Pooling}
 
 
 class Network(nnx.Module):
-    """The layers in order, each an attribute by its name: conv1, conv2, pool1."""
+    """The layers in order, as attributes conv1, conv2, pool1 and so on."""
 
     def __init__(
         self, layers: Sequence[Layer], convolution: str, rngs: nnx.Rngs, channels: int = 1

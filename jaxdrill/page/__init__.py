@@ -16,7 +16,7 @@ from jaxdrill import weights
 from jaxdrill.config.layers import count_parameters, infer_shapes
 from jaxdrill.errors import RunError
 from jaxdrill.runs.reader import Run
-from jaxdrill.training.augmentation import MEAN, STANDARD_DEVIATION
+from jaxdrill.nn.network import MEAN, STANDARD_DEVIATION
 from jaxdrill.weights import trained
 from jaxdrill.weights.trained import Trained
 

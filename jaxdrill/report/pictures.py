@@ -57,19 +57,17 @@ def _augmented(run: Run, image: np.ndarray, count: int = 11) -> np.ndarray:
     """The image, uint8[S, S], and beside it as training sees it, uint8[S, (count + 1) S]."""
     import jax
 
-    from jaxdrill.training import backend
-    from jaxdrill.training.augmentation import augment, denormalize
+    from jaxdrill.training import devices
+    from jaxdrill.training.augmentation import augment
     from jaxdrill.training.random import root_key
 
-    backend.available_devices()  # else JAX fails with a traceback where its platform is missing
-    with backend.single_precision():
+    devices.available_devices()  # else JAX fails with a traceback where its platform is missing
+    with devices.single_precision():
         images = jax.numpy.broadcast_to(
             jax.numpy.asarray(image)[None, :, :, None], (count, *image.shape, 1)
         )
-        seen = denormalize(
-            augment(run.config.augmentation, jax.random.split(root_key(0), count), images)
-        )
-    return np.hstack([image, *np.asarray(seen)[..., 0]])
+        seen = augment(run.config.augmentation, jax.random.split(root_key(0), count), images)
+    return np.hstack([image, *np.round(np.asarray(seen)[..., 0]).astype(np.uint8)])
 
 
 def explorer(analyses: Sequence[Analysis]) -> tuple[str, Table]:

@@ -142,6 +142,11 @@ def write_config(folder: Path, config: Config, seeds: list[int]) -> None:
     write_text(folder / "config.json", json.dumps(table, indent=1))
 
 
+def write_metadata(folder: Path, metadata: dict[str, Any]) -> None:
+    """Write `run.json`."""
+    write_text(folder / "run.json", json.dumps(metadata, indent=1))
+
+
 def write_rows(folder: Path, rows: Rows) -> None:
     """Replaces `metrics.jsonl`; rows have `seed`, the columns of TRAINED, and those of EVALUATED after their split."""
     write_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))

@@ -16,7 +16,7 @@ from jaxdrill.config.config import Config
 from jaxdrill.data import Dataset
 from jaxdrill.errors import UsageError
 from jaxdrill.runs.folder import FORMAT, START_OVER
-from jaxdrill.training import backend
+from jaxdrill.training import devices
 from jaxdrill.training.random import GENERATOR
 
 # Packages that determine results; those of accelerators are recorded where one is used.
@@ -166,4 +166,4 @@ def _processor() -> str:
         )
     except (OSError, ValueError, StopIteration):
         model = platform.processor() or platform.machine()
-    return f"{model}, {backend.cores()} cores"
+    return f"{model}, {devices.cores()} cores"

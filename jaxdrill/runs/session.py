@@ -1,4 +1,4 @@
-"""One run: trains the seeds of a recipe into a run folder, and continues what a signal or a crash cut short."""
+"""Train the seeds of a recipe into a run folder, and resume what was interrupted."""
 
 import json
 import time
@@ -12,21 +12,20 @@ import jax
 
 from jaxdrill import array_files, data
 from jaxdrill.config.config import Config
-from jaxdrill.config.layers import infer_shapes
+from jaxdrill.config.layers import count_parameters, infer_shapes
 from jaxdrill.data import Dataset, splits
 from jaxdrill.errors import UsageError, say
-from jaxdrill.files import write_text
 from jaxdrill.runs import folder, provenance
 from jaxdrill.runs.elapsed import show_elapsed
-from jaxdrill.runs.group import Group, Session
+from jaxdrill.runs.group import SeedGroup, TrainingRun
 from jaxdrill.runs.resume import CannotWrite, archive_run, is_finished, locked, open_run
 from jaxdrill.runs.stopping import StopRequest
-from jaxdrill.training import backend, devices, processes
-from jaxdrill.training.program import Program
+from jaxdrill.training import devices, processes
+from jaxdrill.training.trainer import Trainer
 from jaxdrill.weights import initial_weights
 
 
-@backend.single_precision()
+@devices.single_precision()
 def train(
     config: Config,
     workdir: Path | None,
@@ -37,62 +36,61 @@ def train(
     parent: Path = Path("runs"),
     restart: bool = False,
 ) -> Path:
-    """Train every seed of the recipe to its last epoch, resuming an unfinished run. Return the run folder.
+    """Train every seed of the recipe to its last epoch, and resume an unfinished run.
 
-    The settings of the process stay as they are; a command calls `backend.set_up_for` first.
+    The settings of the process do not change; a command calls `devices.set_up_for` first.
 
     Args:
         config: the recipe, with its seeds and epochs.
-        workdir: the run folder; if None, a folder in `parent` named after the recipe, and after the dataset unless it
-            is MNIST.
-        stop: is asked between all parts of the work.
-        data_dir: as `data.load`.
+        workdir: the run folder; if None, a folder in `parent` named after the recipe, and after the
+            dataset unless that is MNIST.
+        stop: checked between all parts of the work.
+        data_dir: as for `data.load`.
         offline: make no network call.
-        command: is kept in `run.json`, and error messages advise to repeat it.
+        command: stored in run.json, and suggested by error messages.
         parent: of the default run folder.
-        restart: rename an existing run folder first.
+        restart: archive an existing run folder first.
+
+    Returns:
+        The run folder.
 
     Raises:
-        UsageError: the recipe does not fit the data, or the folder contains a run of another recipe.
-        RunError: the data or the folder cannot be read, memory or disk is full, or a loss is not finite.
-        Stopped: a signal came; the progress is saved.
+        UsageError: the recipe does not fit the data, or the folder contains another run.
+        RunError: the data or the folder cannot be read, memory or disk is full, or a loss is NaN or
+            infinite.
+        Stopped: a signal was received. The state is saved.
     """
-    network = infer_shapes(config.network)[-1]
-    backend.available_devices()  # before anything is fetched or written
+    infer_shapes(config.network)
+    devices.available_devices()  # before anything is downloaded or written
     began = time.perf_counter()
     dataset, sha256 = _load_data(config, data_dir, offline)
     config = config.model_copy(update={"data": dataset.name, "evaluate_on": dataset.split})
-    count = len(dataset.train_labels)
-    workdir = workdir or parent / (
-        config.name + (f"_{dataset.name}" if dataset.name != "mnist" else "")
-    )
-    stop.check("stopped before anything was trained")
-    initial = initial_weights(Path(config.init_from), config.network) if config.init_from else None
-    identity = provenance.identity(
-        config, sha256, array_files.digest(initial, {}) if initial else ""
-    )
-    _assert_common({"epochs": config.epochs, "seed": config.seed, "seeds": config.seeds} | identity)
-    if restart:
-        processes.broadcast_from_first(lambda: archive_run(workdir))
-    with locked(workdir), _explained_write_errors():
-        rows, previous, latest = open_run(config, workdir, identity, -(-count // config.batch_size))
-        metadata = provenance.describe_run(
-            config, dataset, identity, network.parameters, command or [], previous
-        )
-        metadata["seconds"]["data"] += time.perf_counter() - began
-        images = f"{count:,} training and {len(dataset.test_labels):,} {dataset.split} images"
-        where = f"{len(jax.devices())} {jax.default_backend()} device(s)"
-        say(
-            f"{config.name} on {dataset.name}: {network.parameters:,} parameters, {images}, {where}"
-        )
-        run = Session(config, dataset, workdir, identity, rows, latest, metadata, stop, initial)
-        _train_seeds(run, range(config.seed, config.seed + config.seeds))
+    name = config.name if dataset.name == "mnist" else f"{config.name}_{dataset.name}"
+    workdir = workdir or parent / name
+    stop.check("stopped before training began")
+    with _opened(config, dataset, sha256, workdir, stop, command or [], restart) as (run, groups):
+        run.metadata["seconds"]["data"] += time.perf_counter() - began
+        trainers: dict[int, Trainer] = {}
+        for seeds in groups:
+            before = (
+                f"stopped before seed {seeds[0]} of {config.name}. Rerun the command to resume."
+            )
+            stop.check(before)
+            with devices.explain_out_of_memory(config, len(seeds)):
+                if len(seeds) not in trainers:
+                    trainers[len(seeds)] = trainer = Trainer(config, dataset, len(seeds))
+                    with show_elapsed(f"compiling for {len(seeds)} seed(s)"):
+                        seconds = trainer.compile()
+                    say(f"compiled for {len(seeds)} seed(s) in {seconds:.1f} s")
+                    run.metadata["seconds"]["compile"] += seconds
+                    stop.check(before)
+                SeedGroup(run, trainers[len(seeds)], seeds).train()
         stop.check(f"stopped; {config.name} is finished in {workdir}")
     return workdir
 
 
 def _load_data(config: Config, data_dir: Path | None, offline: bool) -> tuple[Dataset, str]:
-    """Load the dataset of a recipe, without the images held out, and the checksum of the whole dataset.
+    """Load the dataset of a recipe without the held-out images, and the checksum of all of it.
 
     Raises:
         UsageError: the recipe does not fit the data.
@@ -101,109 +99,122 @@ def _load_data(config: Config, data_dir: Path | None, offline: bool) -> tuple[Da
     whole = data.load(config.data, data_dir, offline)
     dataset = splits.hold_out(whole, config.hold_out, config.evaluate_on, config.fold)
     if config.batch_size > (count := len(dataset.train_labels)):
-        most = f"at most {count}, the training images of {dataset.name}"
-        raise UsageError(f"batch_size is {config.batch_size}; allowed: {most}")
+        allowed = f"at most {count}, the training images of {dataset.name}"
+        raise UsageError(f"batch_size is {config.batch_size}; allowed: {allowed}")
     return dataset, whole.sha256
 
 
-def _assert_common(mine: dict[str, Any]) -> None:
-    """Raises:
-    UsageError: this process, or another, is not to train what process 0 trains.
+@contextmanager
+def _opened(
+    config: Config,
+    dataset: Dataset,
+    sha256: str,
+    workdir: Path,
+    stop: StopRequest,
+    command: list[str],
+    restart: bool,
+) -> Iterator[tuple[TrainingRun, list[list[int]]]]:
+    """Lock and read the run folder; write what describes the run before and after the body.
+
+    Arguments and errors are those of `train`. `sha256` is the checksum of the whole dataset.
+
+    Yields:
+        The run, and the groups of seeds that are not finished.
+    """
+    file = Path(config.init_from)
+    initial = initial_weights(file, config.network) if config.init_from else None
+    initial_sha256 = array_files.digest(initial, {}) if initial else ""
+    identity = provenance.identity(config, sha256, initial_sha256)
+    common = {"epochs": config.epochs, "seeds": config.seed_list}
+    _check_same_command(common | identity)
+    if restart:
+        processes.broadcast_from_first(lambda: archive_run(workdir))
+    with locked(workdir), _explained_write_errors():
+        count = len(dataset.train_labels)
+        rows, previous, latest = open_run(config, workdir, identity, -(-count // config.batch_size))
+        parameters = count_parameters(config.network)
+        metadata = provenance.describe_run(config, dataset, identity, parameters, command, previous)
+        images = f"{count:,} training and {len(dataset.test_labels):,} {dataset.split} images"
+        where = f"{len(jax.devices())} {jax.default_backend()} device(s)"
+        say(f"{config.name} on {dataset.name}: {parameters:,} parameters, {images}, {where}")
+        run = TrainingRun(config, dataset, workdir, identity, rows, latest, metadata, stop, initial)
+        groups = _plan(run)
+        files = ("config.json", "run.json")
+        changes = bool(groups) or not all((workdir / name).exists() for name in files)
+        if processes.is_first() and changes:
+            every = {row["seed"] for row in rows} | set(latest) | set(config.seed_list)
+            folder.write_config(workdir, config, sorted(every))
+            folder.write_metadata(workdir, metadata)
+        try:
+            yield run, groups
+        finally:
+            if processes.is_first() and changes:
+                folder.write_metadata(workdir, metadata)
+        if processes.is_first() and (groups or not (workdir / "images.npz").exists()):
+            folder.write_images(workdir, dataset.test_images, dataset.test_labels)
+
+
+def _plan(run: TrainingRun) -> list[list[int]]:
+    """Split the unfinished seeds into groups: consecutive seeds that resume from one checkpoint."""
+    config, requested = run.config, run.config.seed_list
+    if others := sorted({row["seed"] for row in run.rows} - set(requested)):
+        numbers = ", ".join(map(str, others))
+        say(f"{run.workdir} also contains seed(s) {numbers}, which stay unchanged")
+
+    def unfinished() -> list[int]:
+        finished = (is_finished(run.workdir, run.rows, s, config.epochs) for s in requested)
+        return [seed for seed, done in zip(requested, finished, strict=True) if not done]
+
+    def source(item: tuple[int, int]) -> tuple[int, Path | None]:
+        index, seed = item
+        return seed - index, run.latest[seed].file if seed in run.latest else None
+
+    seeds, groups = processes.broadcast_from_first(unfinished), []
+    for _, members in groupby(enumerate(seeds), source):
+        groups += _groups(config, [seed for _, seed in members])
+    return groups
+
+
+def first_group(config: Config) -> list[int]:
+    """Return the first seeds of a recipe, the number that this machine trains together."""
+    devices.available_devices()
+    return _groups(config, config.seed_list)[0]
+
+
+def _groups(config: Config, seeds: Sequence[int]) -> list[list[int]]:
+    """Split seeds into groups that this machine trains together."""
+    per_device = devices.max_seeds_per_device(config, jax.local_devices()[0])
+    together = config.execution.seeds_together
+    return devices.plan_groups(seeds, len(jax.devices()), per_device, together)
+
+
+def _check_same_command(mine: dict[str, Any]) -> None:
+    """Check that all processes train the same. Collective: every process must call it.
+
+    Raises:
+        UsageError: this process, or another one, has other settings than process 0.
     """
     theirs = processes.broadcast_from_first(lambda: mine)
     other = [key for key, value in theirs.items() if json.loads(json.dumps(mine.get(key))) != value]
     differing = processes.all_reduce_max(jax.process_index() if other else 0)
+    same = "Start every process with the same command."
     if other:
-        values = (
-            "" if other[0] == "network" else f": {mine.get(other[0])}, there {theirs[other[0]]}"
-        )
-        raise UsageError(
-            f"process {jax.process_index()} has another {other[0]} than process 0{values}"
-        )
+        key = other[0]
+        values = "" if key == "network" else f": {mine.get(key)} instead of {theirs[key]}"
+        number = jax.process_index()
+        raise UsageError(f"process {number} has another {key} than process 0{values}. {same}")
     if differing:
-        raise UsageError(
-            f"process {differing} is to train something else, as it says; give all the same command"
-        )
+        raise UsageError(f"process {differing} was started with different settings. {same}")
 
 
 @contextmanager
 def _explained_write_errors() -> Iterator[None]:
-    """What cannot be written becomes one line that says how to go on."""
+    """Raise a CannotWrite that says how to resume instead of an OSError."""
     try:
         yield
     except OSError as error:
-        what = f"{error.filename or 'the run folder'} cannot be written ({error.strerror or error})"
+        what = f"{error.filename or 'the run folder'} cannot be written"
         raise CannotWrite(
-            f"{what}; what was saved before is whole: mend that, and the same command continues from there"
+            f"{what} ({error.strerror or error}). What was saved before is intact. "
+            "Fix that, and rerun the command to resume."
         ) from error
-
-
-def _train_seeds(run: Session, asked: range) -> None:
-    """Trains what is unfinished of the seeds asked for."""
-    if others := sorted({row["seed"] for row in run.rows} - set(asked)):
-        say(
-            f"{run.workdir} also holds seed(s) {', '.join(map(str, others))}, which stay as they are"
-        )
-    epochs, first = run.config.epochs, processes.is_first()
-
-    def unfinished() -> list[int]:
-        return [seed for seed in asked if not is_finished(run.workdir, run.rows, seed, epochs)]
-
-    groups = _plan(run, processes.broadcast_from_first(unfinished))
-    if groups or not all((run.workdir / name).exists() for name in ("config.json", "run.json")):
-        if first:
-            every = {row["seed"] for row in run.rows} | set(run.latest) | set(asked)
-            folder.write_config(run.workdir, run.config, sorted(every))
-            write_text(run.workdir / "run.json", json.dumps(run.metadata, indent=1))
-        try:
-            _train_groups(run, groups)
-        finally:
-            if first:
-                write_text(run.workdir / "run.json", json.dumps(run.metadata, indent=1))
-    if first and (groups or not (run.workdir / "images.npz").exists()):
-        folder.write_images(run.workdir, run.dataset.test_images, run.dataset.test_labels)
-
-
-def _train_groups(run: Session, groups: list[list[int]]) -> None:
-    """Trains groups of seeds one after another; those of the same size share a program."""
-    config, programs = run.config, {}
-    for seeds in groups:
-        stopped = f"stopped before seed {seeds[0]} of {config.name}; the same command continues from there"
-        run.stop.check(stopped)
-        with devices.explained_memory_errors(config, len(seeds)):
-            if len(seeds) not in programs:
-                with show_elapsed(f"compiling for {len(seeds)} seed(s)"):
-                    program = Program(config, run.dataset, len(seeds), initial=run.initial)
-                say(f"compiled for {len(seeds)} seed(s) in {program.compile_seconds:.1f} s")
-                run.metadata["seconds"]["compile"] += program.compile_seconds
-                programs[len(seeds)] = program
-            run.stop.check(stopped)
-            Group(run, programs[len(seeds)], seeds).train()
-
-
-def first_group(config: Config) -> list[int]:
-    """Return the first seeds of a recipe, as many as this machine trains together."""
-    backend.available_devices()
-    return _groups(config, range(config.seed, config.seed + config.seeds))[0]
-
-
-def _plan(run: Session, seeds: list[int]) -> list[list[int]]:
-    """The seeds in groups that are trained together: neighbours, continued from the same checkpoint or from none."""
-    groups: list[list[int]] = []
-    for _, members in groupby(
-        enumerate(seeds),
-        lambda item: (
-            item[1] - item[0],
-            run.latest[item[1]].file if item[1] in run.latest else None,
-        ),
-    ):
-        groups += _groups(run.config, [seed for _, seed in members])
-    return groups
-
-
-def _groups(config: Config, seeds: Sequence[int]) -> list[list[int]]:
-    """Neighbouring seeds in groups, as large as this machine trains together."""
-    per_device = devices.most_seeds_per_device(config, jax.local_devices()[0])
-    return devices.plan_groups(
-        seeds, len(jax.devices()), per_device, config.execution.seeds_together
-    )

@@ -17,7 +17,7 @@ class StopRequest:
 
     signal_number: int | None = None
 
-    def __bool__(self) -> bool:
+    def requested(self) -> bool:
         """Whether one came to any process; all must ask."""
         agreed = processes.all_reduce_max(self.signal_number or 0)
         if agreed:  # else one may have come meanwhile
@@ -30,7 +30,7 @@ class StopRequest:
         Raises:
             Stopped: with the message.
         """
-        if self and self.signal_number:
+        if self.requested() and self.signal_number:
             raise Stopped(message, self.signal_number)
 
 

@@ -36,10 +36,10 @@ class StopAfter(StopRequest):
             0,
         )
 
-    def __bool__(self) -> bool:
+    def requested(self) -> bool:
         self.asked += 1
         done = any(row["epoch"] + 1 == self.epochs for row in read_rows(self.folder)[0])
-        if self.person or done or self.asked >= self.most:
+        if self.person.requested() or done or self.asked >= self.most:
             self.signal_number = self.person.signal_number or signal.SIGTERM
         return self.signal_number is not None
 
@@ -129,7 +129,7 @@ def _train(
     try:
         session.train(config, folder, stop, data_dir, offline)
     except Stopped as error:
-        if stop.person:
+        if stop.person.requested():
             number = stop.person.signal_number or signal.SIGTERM
             raise Stopped(f"verify was interrupted. {KEPT_NOTHING}", number) from error
     except RunError as error:

@@ -1,1 +1,1 @@
-"""Training: augmentation, loss and metrics, schedules and optimiser, the training step, programs and devices."""
+"""Training: the step, the loop, and the compiled functions. It writes no files."""

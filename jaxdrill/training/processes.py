@@ -1,5 +1,7 @@
-"""Several processes that train as one, on one host or many: who writes, what all agree on, and arrays that are spread
-over them. With a single process nothing here communicates."""
+"""Several processes that train together, on one host or on many.
+
+Process 0 writes and prints. With a single process, nothing here communicates.
+"""
 
 import json
 import os
@@ -8,8 +10,8 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import jax
@@ -19,83 +21,83 @@ from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
 from jaxdrill.errors import RunError, Stopped, UsageError, exit_code, flush, print_error
-from jaxdrill.training import backend
+from jaxdrill.training import devices
 
-JOIN_SECONDS = 120  # in which all processes must have started
-HEARTBEAT_SECONDS = 30  # after which one that says nothing is lost
+JOIN_SECONDS = 120  # within which all processes must start
+HEARTBEAT_SECONDS = 30  # a process that is silent for longer is lost
 LOST = re.compile(
     "gloo|peer|coordination|heartbeat|UNAVAILABLE|DEADLINE_EXCEEDED|socket", re.IGNORECASE
 )
 
 
-def run_distributed(where: str | None, command: Callable[[], None]) -> None:
-    """Runs a command as one process of several. All run the same one; process 0 writes and prints.
+@contextmanager
+def distributed(where: str | None) -> Iterator[None]:
+    """Run the body as one of several processes. All must run the same command.
 
-    An error ends the process at once, with its exit code: the others, which may wait for it in a sum over devices, are
-    then told by the system, and process 0 goes last, because they hang on it.
+    An error ends the process at once, with its exit code. The others may wait for it in an
+    all-reduce; the system then tells them. Process 0 ends last, because they depend on it.
 
     Args:
-        where: `auto` where JAX can tell (SLURM, Open MPI, Kubernetes, Cloud TPU), or `HOST:PORT,NUMBER,COUNT`,
-            the address of process 0, the number of this process, and of how many. None for a single process.
-        command: raises what `errors.exit_code` knows.
+        where: `auto` if JAX can find the processes (SLURM, Open MPI, Kubernetes, Cloud TPU), or
+            `HOST:PORT,NUMBER,COUNT`: the address of process 0, the number of this process, and the
+            number of processes. None for a single process.
 
     Raises:
         UsageError: `where` is neither.
-        RunError: the others cannot be found.
+        RunError: the other processes cannot be found.
     """
     if where is None:
-        return command()
+        yield
+        return
     _join(where)
     if not is_first():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    try:
+        yield
+    except BaseException as error:
+        if code := _report(error):
+            _leave(code)
 
-    def explained() -> None:
-        try:
-            command()
-        except Stopped as error:
-            if is_first():
-                raise
-            _leave(error.exit_code)  # process 0 says it
-        except (jax.errors.JaxRuntimeError, ValueError) as error:
-            if not LOST.search(f"{error}"):
-                raise
-            raise RunError(
-                "another process of this run has ended or cannot be reached; what is saved is whole, and the same "
-                "command, in all processes, continues from there"
-            ) from error
+
+def _report(error: BaseException) -> int:
+    """Print an error, and return the exit code."""
+    if isinstance(error, Stopped) and not is_first():
+        return error.exit_code  # process 0 prints the message
+    if isinstance(error, jax.errors.JaxRuntimeError | ValueError) and LOST.search(f"{error}"):
+        error = RunError(
+            "another process of this run has ended or cannot be reached. The saved state is "
+            "intact. Rerun the command in all processes to resume."
+        )
+
+    def fail() -> None:
+        raise error
 
     try:
-        code = exit_code(explained)
+        return exit_code(fail)
     except BaseException:
         traceback.print_exc()
-        code = 1
-    if code:
-        _leave(code)
+        return 1
 
 
 def _join(where: str) -> None:
-    """Makes this process one of several."""
+    """Connect this process with the others."""
     named: dict[str, Any] = {}
     if where != "auto":
-        if not (found := re.fullmatch(r"(.+:\d+),(\d+),(\d+)", where)) or int(found[2]) >= int(
-            found[3]
-        ):
+        found = re.fullmatch(r"(.+:\d+),(\d+),(\d+)", where)
+        if not found or int(found[2]) >= int(found[3]):
             raise UsageError(
-                f"--distributed is {where}; allowed: auto, or HOST:PORT,NUMBER,COUNT: the address of process 0, the "
-                "number of this one, from 0, and how many there are"
+                f"--distributed is {where}; allowed: auto, or HOST:PORT,NUMBER,COUNT: the address "
+                "of process 0, the number of this process from 0, and the number of processes"
             )
-        named = {
-            "coordinator_address": found[1],
-            "process_id": int(found[2]),
-            "num_processes": int(found[3]),
-        }
+        address, number, count = found[1], int(found[2]), int(found[3])
+        named = {"coordinator_address": address, "process_id": number, "num_processes": count}
         print_error(
-            f"process {found[2]} of {found[3]} waits for the others, at most {JOIN_SECONDS} s"
+            f"process {number} of {count} waits up to {JOIN_SECONDS} s for the other processes"
         )
-        if named["process_id"]:
-            _await(found[1])
-    backend.make_cores_devices()  # before they meet, for JAX runs from then on
-    with suppress(AttributeError):  # SIGTERM is ours; an older JAX has no such service to turn off
+        if number:
+            _wait_for(address)
+    devices.make_cores_devices()  # now, because JAX runs once the processes are connected
+    with suppress(AttributeError):  # SIGTERM is handled here; older versions have no such service
         jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
@@ -104,31 +106,31 @@ def _join(where: str) -> None:
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except (ValueError, TypeError, RuntimeError) as error:
-        how = "" if named else "; name them: --distributed HOST:PORT,NUMBER,COUNT"
-        raise RunError(f"the other processes cannot be found ({error}){how}") from error
+        fix = "" if named else ". Name them: --distributed HOST:PORT,NUMBER,COUNT"
+        raise RunError(f"the other processes cannot be found ({error}){fix}") from error
 
 
-def _await(address: str) -> None:
-    """Waits for process 0, for XLA would abort with its own lines.
+def _wait_for(address: str) -> None:
+    """Wait until process 0 listens. XLA would abort the process instead of raising an error.
 
     Raises:
-        RunError: it does not answer in time.
+        RunError: process 0 does not answer in time.
     """
     host, port = address.rsplit(":", 1)
-    until = time.monotonic() + JOIN_SECONDS
+    deadline = time.monotonic() + JOIN_SECONDS
     while True:
         try:
             return socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
         except (OSError, OverflowError) as error:
-            if time.monotonic() > until or not isinstance(error, ConnectionError | TimeoutError):
-                raise RunError(
-                    f"process 0 does not answer at {address} ({error}); start it there"
-                ) from error
+            temporary = isinstance(error, ConnectionError | TimeoutError)
+            if time.monotonic() > deadline or not temporary:
+                what = f"process 0 does not answer at {address} ({error})"
+                raise RunError(f"{what}. Start process 0 there.") from error
             time.sleep(0.2)
 
 
 def _leave(code: int) -> None:
-    """Ends the process without waiting for the others, as `jax.distributed` does at a normal end."""
+    """End the process without waiting for the others, as `jax.distributed` does at a normal end."""
     if is_first():
         time.sleep(1)
     flush()
@@ -136,40 +138,41 @@ def _leave(code: int) -> None:
 
 
 def count() -> int:
-    """How many processes train as one."""
+    """Return the number of processes that train together."""
     return jax.process_count()
 
 
 def is_first() -> bool:
-    """Whether this is process 0, which writes."""
+    """Return True in process 0, which writes and prints."""
     return jax.process_index() == 0
 
 
 def to_devices(tree: Any, sharding: Sharding) -> Any:
-    """Arrays in memory, the same in all processes, as arrays on devices."""
+    """Copy arrays, the same in all processes, to the devices of a sharding."""
     if count() == 1:
         return jax.device_put(tree, sharding)
 
-    def spread(array: Any) -> jax.Array:
+    def put(array: Any) -> jax.Array:
         if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(spread(jax.random.key_data(array)))
+            return jax.random.wrap_key_data(put(jax.random.key_data(array)))
         array = np.asarray(array)
         return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
-    return jax.tree.map(spread, tree)
+    return jax.tree.map(put, tree)
 
 
 def to_host(tree: Any) -> Any:
-    """Arrays on devices as arrays in memory, whole, in every process; all must call it."""
-    return (
-        jax.device_get(tree)
-        if count() == 1
-        else multihost_utils.process_allgather(tree, tiled=True)
-    )
+    """Copy whole arrays from the devices to memory. Collective: every process must call it."""
+    if count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def broadcast_from_first(compute: Callable[[], Any]) -> Any:
-    """What process 0 computes, as JSON; all must call it. What it raises ends all of them."""
+    """Return in every process what `compute` returns in process 0, through JSON.
+
+    Collective: every process must call it. An exception in process 0 ends all processes.
+    """
     if count() == 1:
         return compute()
     text, failure = b"", None
@@ -183,16 +186,22 @@ def broadcast_from_first(compute: Callable[[], Any]) -> Any:
             )
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
     sent = np.frombuffer(text.ljust(size), np.uint8) if is_first() else np.zeros(size, np.uint8)
-    told = json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(sent), np.uint8)))
+    received = np.asarray(multihost_utils.broadcast_one_to_all(sent), np.uint8)
     if failure:
         raise failure
-    if "exit_code" in told:
-        _leave(told["exit_code"])  # process 0 says why
-    return told["value"]
+    answer = json.loads(bytes(received))
+    if "exit_code" in answer:
+        _leave(answer["exit_code"])  # process 0 prints the reason
+    return answer["value"]
 
 
 def broadcast_arrays(tree: Any, like: Any) -> Any:
-    """Arrays in memory that process 0 has, of the shapes and dtypes of `like`; all must call it."""
+    """Return the arrays in memory of process 0. Collective: every process must call it.
+
+    Args:
+        tree: arrays in process 0; ignored in the others.
+        like: a tree with the same shapes and dtypes.
+    """
     if count() == 1:
         return tree
     own = tree if is_first() else jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), like)
@@ -200,7 +209,7 @@ def broadcast_arrays(tree: Any, like: Any) -> Any:
 
 
 def all_reduce_max(number: int) -> int:
-    """The largest number of all processes; all must call it."""
-    return (
-        number if count() == 1 else int(np.max(multihost_utils.process_allgather(np.int32(number))))
-    )
+    """Return the maximum over all processes. Collective: every process must call it."""
+    if count() == 1:
+        return number
+    return int(np.max(multihost_utils.process_allgather(np.int32(number))))

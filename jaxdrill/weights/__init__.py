@@ -106,9 +106,9 @@ def _misfit(weights: Weights, layers: Sequence[Layer]) -> str | None:
     import jax
 
     from jaxdrill.nn import network
-    from jaxdrill.training import backend
+    from jaxdrill.training import devices
 
-    backend.available_devices()  # else JAX fails with a traceback where its platform is missing
+    devices.available_devices()  # else JAX fails with a traceback where its platform is missing
     expected = jax.eval_shape(
         lambda: network.named_weights(*network.init(layers, jax.random.key(0)))
     )
@@ -167,10 +167,10 @@ def load(run: Path, seed: int | None = None) -> Predict:
     """
     import jax
 
-    from jaxdrill.training import backend
+    from jaxdrill.training import devices
 
     logits = load_logits(find(run, seed))
-    return backend.single_precision()(lambda images: np.asarray(jax.nn.softmax(logits(images))))
+    return devices.single_precision()(lambda images: np.asarray(jax.nn.softmax(logits(images))))
 
 
 def load_logits(file: Path) -> Predict:
@@ -178,8 +178,7 @@ def load_logits(file: Path) -> Predict:
     import jax
 
     from jaxdrill.nn import network
-    from jaxdrill.training import backend
-    from jaxdrill.training.augmentation import normalize
+    from jaxdrill.training import devices
 
     weights, config = read_weights(file)
     graph, (params, batch_stats) = (
@@ -187,7 +186,7 @@ def load_logits(file: Path) -> Predict:
         network.from_named_weights(weights),
     )
 
-    @backend.single_precision()
+    @devices.single_precision()
     def logits(images: Any) -> np.ndarray:
         images = np.asarray(images)
         if images.dtype != np.uint8 or images.shape[1:] not in ((28, 28), (28, 28, 1)):
@@ -196,7 +195,7 @@ def load_logits(file: Path) -> Predict:
             )
         if not len(images):
             return np.zeros((0, 10), np.float32)
-        x = normalize(jax.numpy.asarray(images.reshape(-1, 28, 28, 1)))
+        x = jax.numpy.asarray(images.reshape(-1, 28, 28, 1))
         with jax.default_matmul_precision("float32"):
             return np.asarray(_compiled()(graph, params, batch_stats, x))
 

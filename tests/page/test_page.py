@@ -20,7 +20,6 @@ from jaxdrill.nn import network
 from jaxdrill.page.__main__ import main
 from jaxdrill.predict import digit
 from jaxdrill.runs.reader import read
-from jaxdrill.training.augmentation import normalize
 from jaxdrill.weights import trained
 
 
@@ -97,7 +96,7 @@ def test_logits_are_those_of_jax(opened, drill_page, digits, step):
     graph = network.make_graph(kept.config.network)
     images = digits.test_images[:4]
     expected, _ = network.apply(
-        graph, *network.from_named_weights(arrays), normalize(images), train=False
+        graph, *network.from_named_weights(arrays), images, train=False
     )
     code = f"""
         (images) => images.map((image) => {{
@@ -121,7 +120,7 @@ def test_rounding_changes_hardly_an_answer(mnist_dir):
             arrays[name] = whole * factors
     graph = network.make_graph(recipe.network)
     logits, _ = network.apply(
-        graph, *network.from_named_weights(arrays), normalize(images[..., None]), train=False
+        graph, *network.from_named_weights(arrays), images[..., None], train=False
     )
     changed = np.asarray(logits).argmax(-1) != weights.load_logits(file)(images).argmax(-1)
     assert 0 < changed.sum() < 10

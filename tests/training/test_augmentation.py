@@ -1,4 +1,4 @@
-"""Rotation and affine transformation against PIL, and scaling."""
+"""Rotation and affine transformation against PIL."""
 
 import itertools
 from functools import partial
@@ -14,7 +14,7 @@ from jaxdrill.training import augmentation
 
 
 def rotate(images, angles, fill):
-    return augmentation.nearest(images, *augmentation.sources(28, angles), fill)
+    return augmentation.nearest(images, *augmentation.inverse_affine_grid(28, angles), fill)
 
 
 def test_rotation_by_0_is_the_identity_and_by_90_is_rot90(digits):
@@ -24,17 +24,15 @@ def test_rotation_by_0_is_the_identity_and_by_90_is_rot90(digits):
 
 
 @pytest.mark.parametrize(
-    ("degrees", "pick"),
+    ("degrees", "gather"),
     [
         (7, augmentation.gather),
-        (7, partial(augmentation.shifts, 2)),
-        (7, augmentation.products),
+        (7, partial(augmentation.gather_shifted, 2)),
         (180, augmentation.gather),
-        (180, augmentation.products),
     ],
 )
-def test_rotation_agrees_with_pil(digits, degrees, pick, monkeypatch):
-    monkeypatch.setattr(augmentation, "gather", pick)  # what is used on CPU
+def test_rotation_agrees_with_pil(digits, degrees, gather, monkeypatch):
+    monkeypatch.setattr(augmentation, "gather", gather)  # the one used on CPU
     images = digits.train_images[:200]
     angles = np.random.default_rng(0).uniform(-degrees, degrees, 200).astype(np.float32)
     expected = [
@@ -53,144 +51,109 @@ def test_rotation_agrees_with_pil(digits, degrees, pick, monkeypatch):
 
 @pytest.mark.parametrize("degrees", [0.5, 3, 7, 12])
 def test_a_rotation_displaces_no_pixel_farther_than_the_bound(degrees):
-    """The bound is reached, and TPUs take the same pixels by shifts up to it."""
+    """The bound is reached, and on TPUs shifts up to it give the same pixels."""
     images = np.random.default_rng(0).integers(0, 256, (64, 28, 28, 1), dtype=np.uint8)
     angles = np.linspace(-degrees, degrees, 64, dtype=np.float32)
-    row, column = augmentation.sources(28, angles)
+    row, column = augmentation.inverse_affine_grid(28, angles)
     bound = augmentation.max_displacement(Augmentation(rotation_degrees=degrees), 28)
     assert 0 < bound - np.abs(row - np.arange(28.0)[None, :, None]).max() < 0.01
     row, column = (np.round(a).astype(np.int32) for a in (row, column))
     inside = (row >= 0) & (row < 28) & (column >= 0) & (column < 28)
     expected, reach = augmentation.gather(images[..., 0], row, column), int(bound + 0.5)
-    found = augmentation.shifts(reach, images[..., 0], row, column)
+    found = augmentation.gather_shifted(reach, images[..., 0], row, column)
     assert np.array_equal(np.where(inside, found, 0), np.where(inside, expected, 0))
     if reach:
-        nearer = augmentation.shifts(reach - 1, images[..., 0], row, column)
+        nearer = augmentation.gather_shifted(reach - 1, images[..., 0], row, column)
         assert not np.array_equal(np.where(inside, nearer, 0), np.where(inside, expected, 0))
 
 
 def test_affine_transformations_displace_no_pixel_farther_than_the_bound():
     how = Augmentation(rotation_degrees=10, scale=0.07, shift_pixels=1.4)
     corners = np.array(list(itertools.product([-1, 1], repeat=4)), np.float32)
-    row, column = augmentation.sources(
+    row, column = augmentation.inverse_affine_grid(
         28, 10 * corners[:, 0], 1 + 0.07 * corners[:, 1], 1.4 * corners[:, 2:]
     )
     bound = augmentation.max_displacement(how, 28)
-    displaced = (
-        np.abs(row - np.arange(28.0)[None, :, None]),
-        np.abs(column - np.arange(28.0)[None, None, :]),
-    )
-    assert bound - 0.5 < np.max(displaced) < bound < 6  # cosine and sine are bounded one by one
+    position = np.arange(28.0)
+    displacements = np.abs(row - position[None, :, None]), np.abs(column - position[None, None, :])
+    assert bound - 0.5 < np.max(displacements) < bound < 6  # cosine and sine are bounded separately
     assert augmentation.MAX_SHIFTS["bilinear"] >= 6  # so a TPU sums shifted images for step 6
 
 
-def test_random_rotation_draws_an_angle_for_each_image_within_the_range():
+def test_random_rotation_draws_an_angle_within_the_range_for_each_image():
     image = np.arange(28 * 28, dtype=np.int64).reshape(1, 28, 28, 1) % 251
     images = np.repeat(image.astype(np.uint8), 64, axis=0)
     keys = jax.random.split(jax.random.key(0), 64)
     seven = Augmentation(rotation_degrees=7.0)
-    seen = augmentation.augment(seven, keys, jnp.array(images))
-    assert seen.dtype == jnp.float32
-    rotated = np.asarray(augmentation.denormalize(seen))
+    rotated = np.asarray(augmentation.augment(seven, keys, jnp.array(images)))
+    assert rotated.dtype == np.uint8
     assert len(np.unique(rotated.reshape(64, -1), axis=0)) > 32
-    # 7 degrees move no pixel within 3 of the centre by half a pixel; the corners, 19 away, move by up to 2.3.
+    # 7 degrees displace no pixel within 3 of the centre by half a pixel. The corners, 19 away, are
+    # displaced by up to 2.3.
     assert np.array_equal(rotated[:, 12:16, 12:16], images[:, 12:16, 12:16])
     assert np.mean(rotated[:, 0, 0, 0] == 1) > 0.5
-    assert np.array_equal(seen, augmentation.augment(seven, keys, jnp.array(images)))
-    none = augmentation.augment(Augmentation(), keys, jnp.array(images))
-    assert np.array_equal(none, augmentation.normalize(jnp.array(images)))
+    assert np.array_equal(rotated, augmentation.augment(seven, keys, jnp.array(images)))
+    assert np.array_equal(augmentation.augment(Augmentation(), keys, jnp.array(images)), images)
 
 
-def affine(images, angles, scales, shifts, pick, fill=7):
-    """Each image by PIL, from output to input, both in pixels from the corner."""
-    for image, angle, scale, (down, right) in zip(
-        images, np.deg2rad(angles), scales, shifts, strict=True
-    ):
+def affine(images, angles, scales, shifts, resampling, fill=7):
+    """Transform each image by PIL, from output to input, both in pixels from the corner."""
+    settings = zip(images, np.deg2rad(angles), scales, shifts, strict=True)
+    for image, angle, scale, (down, right) in settings:
         cosine, sine = np.cos(angle) / scale, np.sin(angle) / scale
         column = (cosine, -sine, 14 - cosine * (14 + right) + sine * (14 + down))
         row = (sine, cosine, 14 - sine * (14 + right) - cosine * (14 + down))
         picture = Image.fromarray(image[..., 0].astype(np.float32))
-        yield np.asarray(
-            picture.transform(
-                (28, 28), Image.Transform.AFFINE, (*column, *row), pick, fillcolor=fill
-            )
-        )
+        matrix, how = (*column, *row), Image.Transform.AFFINE
+        yield np.asarray(picture.transform((28, 28), how, matrix, resampling, fillcolor=fill))
 
 
 @pytest.mark.parametrize(
-    "mix",
-    [
-        augmentation.mixed_gather,
-        augmentation.mixed_products,
-        partial(augmentation.mixed_shifts, 27),
-    ],
+    "interpolate",
+    [augmentation.gather_bilinear, partial(augmentation.gather_bilinear_shifted, 27)],
 )
-def test_affine_transformations_agree_with_pil(digits, mix, monkeypatch):
-    monkeypatch.setattr(augmentation, "mixed_gather", mix)  # what is used on CPU
+def test_affine_transformations_agree_with_pil(digits, interpolate, monkeypatch):
+    monkeypatch.setattr(augmentation, "gather_bilinear", interpolate)  # the one used on CPU
     rng, images = np.random.default_rng(0), digits.train_images[:200]
-    angles, scales = (
-        rng.uniform(-40, 40, 200).astype(np.float32),
-        rng.uniform(0.7, 1.4, 200).astype(np.float32),
-    )
+    angles = rng.uniform(-40, 40, 200).astype(np.float32)
+    scales = rng.uniform(0.7, 1.4, 200).astype(np.float32)
     shifts = rng.uniform(-5, 5, (200, 2)).astype(np.float32)
-    sources = augmentation.sources(28, angles, scales, shifts)
-    ours = np.asarray(augmentation.bilinear(images, *sources, 7))[..., 0]
+    grid = augmentation.inverse_affine_grid(28, angles, scales, shifts)
+    ours = np.asarray(augmentation.bilinear(images, *grid, 7))[..., 0]
     expected = np.stack(list(affine(images, angles, scales, shifts, Image.Resampling.BILINEAR)))
     assert ours.dtype == np.float32 and np.mean(expected == 7) > 0.1
-    differs = np.abs(ours - expected) > 2e-3
-    assert (
-        differs.mean() < 1e-4
-    )  # a source on the very edge of the image is inside or outside by rounding
-    ours = np.asarray(augmentation.nearest(images, *sources, 7))[..., 0]
+    # Rounding decides whether a source on the edge of the image is inside.
+    assert np.mean(np.abs(ours - expected) > 2e-3) < 1e-4
+    ours = np.asarray(augmentation.nearest(images, *grid, 7))[..., 0]
     expected = np.stack(list(affine(images, angles, scales, shifts, Image.Resampling.NEAREST)))
     assert np.mean(ours == expected) > 0.999
 
 
-def test_random_affine_draws_angle_size_and_place_of_each_image_within_their_ranges(monkeypatch):
-    seen = {}
+def test_random_affine_draws_angle_scale_and_translation_within_their_ranges(monkeypatch):
+    drawn = {}
 
-    def spy(side, degrees, scales, shifts):
-        seen.update(degrees=degrees, scales=scales, shifts=shifts)
-        return sources(side, degrees, scales, shifts)
+    def spy(side, degrees, scales, translations):
+        drawn.update(degrees=degrees, scales=scales, translations=translations)
+        return inverse_affine_grid(side, degrees, scales, translations)
 
-    sources = augmentation.sources
-    monkeypatch.setattr(augmentation, "sources", spy)
-    recipe = Augmentation(
-        rotation_degrees=10, scale=0.2, shift_pixels=1.5, interpolation="bilinear"
-    )
-    x = augmentation.augment(
-        recipe, jax.random.split(jax.random.key(0), 500), jnp.zeros((500, 28, 28, 1), jnp.uint8)
-    )
-    assert x.shape == (500, 28, 28, 1) and x.dtype == jnp.float32
-    digits = np.random.default_rng(0).integers(0, 256, (500, 28, 28, 1), dtype=np.uint8)
-    for interpolation, pick in (
+    inverse_affine_grid = augmentation.inverse_affine_grid
+    monkeypatch.setattr(augmentation, "inverse_affine_grid", spy)
+    how = Augmentation(rotation_degrees=10, scale=0.2, shift_pixels=1.5)
+    keys, random = jax.random.split(jax.random.key(0), 500), np.random.default_rng(0)
+    images = jnp.array(random.integers(0, 256, (500, 28, 28, 1), dtype=np.uint8))
+    for name, function in (
         ("bilinear", augmentation.bilinear),
         ("nearest", augmentation.nearest),
     ):
-        recipe = recipe.model_copy(update={"interpolation": interpolation})
-        x = augmentation.augment(
-            recipe, jax.random.split(jax.random.key(0), 500), jnp.array(digits)
-        )
-        np.testing.assert_allclose(
-            x,
-            augmentation.normalize(pick(jnp.array(digits), *sources(28, *seen.values()), 1)),
-            atol=1e-5,
-        )
-    drawn = [seen["degrees"] / 10, (seen["scales"] - 1) / 0.2, *(seen["shifts"].T / 1.5)]
-    for value in drawn:  # uniform in -1..1
-        np.testing.assert_allclose(
-            np.quantile(value, [0, 0.25, 0.5, 0.75, 1]), [-1, -0.5, 0, 0.5, 1], atol=0.13
-        )
-    assert np.abs(np.corrcoef(drawn) - np.eye(4)).max() < 0.15
+        found = augmentation.augment(how.model_copy(update={"interpolation": name}), keys, images)
+        assert found.shape == (500, 28, 28, 1)
+        assert found.dtype == (jnp.float32 if name == "bilinear" else jnp.uint8)
+        expected = function(images, *inverse_affine_grid(28, *drawn.values()), 1)
+        np.testing.assert_allclose(found, expected, atol=1e-3)
+    values = drawn["degrees"] / 10, (drawn["scales"] - 1) / 0.2, *(drawn["translations"].T / 1.5)
+    for value in values:  # uniform in -1..1
+        quantiles = np.quantile(value, [0, 0.25, 0.5, 0.75, 1])
+        np.testing.assert_allclose(quantiles, [-1, -0.5, 0, 0.5, 1], atol=0.13)
+    assert np.abs(np.corrcoef(values) - np.eye(4)).max() < 0.15
     none = Augmentation(interpolation="bilinear", rotation_fill=9)
-    image = np.random.default_rng(0).integers(0, 256, (1, 28, 28, 1), dtype=np.uint8)
-    same = augmentation.augment(none, jax.random.split(jax.random.key(0), 1), jnp.array(image))
-    assert np.array_equal(same, augmentation.normalize(jnp.array(image)))
-
-
-def test_normalize():
-    images = jnp.array([0, 255], jnp.uint8).reshape(2, 1, 1, 1)
-    expected = [-0.1307 / 0.3081, (1 - 0.1307) / 0.3081]
-    np.testing.assert_allclose(augmentation.normalize(images).ravel(), expected, rtol=1e-6)
-    every = jnp.arange(256, dtype=jnp.uint8).reshape(1, 16, 16, 1)
-    assert np.array_equal(augmentation.denormalize(augmentation.normalize(every)), every)
+    assert np.array_equal(augmentation.augment(none, keys, images), images)

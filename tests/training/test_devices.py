@@ -5,20 +5,15 @@ import os
 import subprocess
 import sys
 
-import chex
 import jax
-import jax.numpy as jnp
 import pytest
 from conftest import ROOT
-from jax.sharding import AxisType
-from jax.sharding import PartitionSpec as P
 
 from jaxdrill import config
 from jaxdrill.config.config import Execution
 from jaxdrill.errors import RunError
 from jaxdrill.main import main
-from jaxdrill.training import backend, devices
-from jaxdrill.training.step import psum_tree
+from jaxdrill.training import devices
 
 
 @pytest.mark.parametrize(
@@ -120,18 +115,18 @@ class Device:
 
 def test_as_many_seeds_as_the_memory_holds():
     large, small = config.load("1"), config.load("5")
-    assert devices.most_seeds_per_device(large, Device("cpu", 2**40)) == 1
-    assert devices.most_seeds_per_device(small, Device("gpu", None)) == 32
-    assert devices.most_seeds_per_device(small, Device("gpu", 80 * 2**30)) == 32
-    assert devices.most_seeds_per_device(large, Device("gpu", 80 * 2**30)) == 32
-    fitting = devices.most_seeds_per_device(large, Device("gpu", 8 * 2**30))
+    assert devices.max_seeds_per_device(large, Device("cpu", 2**40)) == 1
+    assert devices.max_seeds_per_device(small, Device("gpu", None)) == 32
+    assert devices.max_seeds_per_device(small, Device("gpu", 80 * 2**30)) == 32
+    assert devices.max_seeds_per_device(large, Device("gpu", 80 * 2**30)) == 32
+    fitting = devices.max_seeds_per_device(large, Device("gpu", 8 * 2**30))
     assert 4 <= fitting < 32
     assert 32 * devices.seed_bytes(large, "im2col") > 10 * 2**30
-    assert devices.most_seeds_per_device(large, Device("gpu", 2**20)) == 1
-    assert devices.most_seeds_per_device(small, Device("tpu", None)) == 1
+    assert devices.max_seeds_per_device(large, Device("gpu", 2**20)) == 1
+    assert devices.max_seeds_per_device(small, Device("tpu", None)) == 1
     together = config.load("1", {"execution.seeds_together": "30"})
     assert (
-        fitting < devices.most_seeds_per_device(together, Device("tpu", 8 * 2**30)) < 30
+        fitting < devices.max_seeds_per_device(together, Device("tpu", 8 * 2**30)) < 30
     )  # xla, not im2col
 
 
@@ -147,10 +142,10 @@ def test_as_many_seeds_as_the_memory_holds():
 )
 def test_a_device_out_of_memory_is_one_line_with_what_fits(device, seeds, lower, monkeypatch):
     monkeypatch.setattr(jax, "devices", lambda: [device])
-    message = f"too little memory for {seeds} seed.*; choose {lower}$"
+    message = f"out of memory for {seeds} seed.*. Pass {lower}\\.$"
     with (
         pytest.raises(RunError, match=message) as error,
-        devices.explained_memory_errors(config.load("1"), seeds),
+        devices.explain_out_of_memory(config.load("1"), seeds),
     ):
         raise jax.errors.JaxRuntimeError(
             "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 bytes.\nx"
@@ -158,7 +153,7 @@ def test_a_device_out_of_memory_is_one_line_with_what_fits(device, seeds, lower,
     assert "\n" not in str(error.value)
     with (
         pytest.raises(jax.errors.JaxRuntimeError),
-        devices.explained_memory_errors(config.load("1"), seeds),
+        devices.explain_out_of_memory(config.load("1"), seeds),
     ):
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
@@ -194,7 +189,7 @@ def test_no_device_is_one_line(platform, error, line, monkeypatch):
     jax.config.update("jax_platforms", platform)
     try:
         with pytest.raises(RunError) as raised:
-            backend.available_devices()
+            devices.available_devices()
     finally:
         jax.config.update("jax_platforms", before)
     assert f"{raised.value}" == f"{line}, or set JAX_PLATFORMS=cpu."
@@ -225,17 +220,17 @@ def test_windows_has_no_such_library(monkeypatch):
         raise TypeError("LoadLibrary() argument 1 must be str, not None")
 
     monkeypatch.setattr(sys, "platform", "win32")
-    monkeypatch.setattr(backend.ctypes, "CDLL", refuse)
-    backend.set_up(0)
+    monkeypatch.setattr(devices.ctypes, "CDLL", refuse)
+    devices.set_up(0)
 
 
 def test_a_process_that_runs_jax_already_is_told():
     code = """
 import jax
 jax.devices()
-from jaxdrill.training import backend, devices
-backend.cores = lambda: 3
-backend.set_up(0)
+from jaxdrill.training import devices
+devices.cores = lambda: 3
+devices.set_up(0)
 """
     environment = {
         k: v for k, v in os.environ.items() if k not in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")
@@ -246,22 +241,10 @@ backend.set_up(0)
     assert b"JAX already runs with 1 device(s) instead of 3" in done.stderr
 
 
-def test_psum_tree():
-    mesh = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Auto,))
-
-    def summed(x):
-        return psum_tree({"a": x, "n": x[0].astype(jnp.int32)}, "batch")
-
-    found = jax.shard_map(summed, mesh=mesh, in_specs=P("batch"), out_specs=P(), check_vma=False)(
-        jnp.arange(4.0)
-    )
-    chex.assert_trees_all_equal(found, {"a": jnp.array([2.0, 4.0]), "n": jnp.int32(2)}, strict=True)
-
-
 @pytest.mark.parametrize(("activation_bytes", "calls"), [(2**26, 2), (2**26 + 1, 3)])
 def test_memory_is_kept_between_steps(activation_bytes, calls):
     given = []
-    backend.keep_memory(lambda option, value: given.append((option, value)) or 1, activation_bytes)
+    devices.keep_memory(lambda option, value: given.append((option, value)) or 1, activation_bytes)
     assert given == [(-3, 2**30), (-1, 2**31 - 1), (-8, 1)][:calls]
 
 
@@ -280,10 +263,10 @@ def test_each_core_is_a_device_unless_the_user_counts(environment, count, monkey
         monkeypatch.setenv(name, value)
     code = f"""
 import jax
-from jaxdrill.training import backend, devices
-backend.set_up(0)
+from jaxdrill.training import devices
+devices.set_up(0)
 assert len(jax.devices("cpu")) == {count}, jax.devices("cpu")
-backend.set_up(0)  # once more, with JAX running: nothing happens
+devices.set_up(0)  # once more, with JAX running: nothing happens
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -298,8 +281,8 @@ def test_compiled_programs_are_kept_where_the_user_says(own, monkeypatch, tmp_pa
         monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     code = f"""
 import jax
-from jaxdrill.training import backend, devices
-backend.set_up(0)
+from jaxdrill.training import devices
+devices.set_up(0)
 assert jax.config.jax_compilation_cache_dir.startswith({str(folder)!r})
 """
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -310,8 +293,8 @@ def test_without_a_place_to_keep_them_programs_are_compiled_anew(monkeypatch):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     code = """
 import jax
-from jaxdrill.training import backend, devices
-backend.set_up(0)
+from jaxdrill.training import devices
+devices.set_up(0)
 assert jax.config.jax_compilation_cache_dir is None
 """
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -331,7 +314,7 @@ from dataclasses import replace
 from jaxdrill import config, data
 from jaxdrill.training import devices
 from jaxdrill.training.fit import fit
-from jaxdrill.training.program import Program
+from jaxdrill.training.trainer import Trainer
 jax.config.update("jax_num_cpu_devices", 8)
 recipe = config.load(sys.argv[1], {"batch_size": "256", "epochs": "10", "optimizer.learning_rate": "0.01"})
 digits = data.load("digits")
@@ -341,9 +324,9 @@ for count in (1, 2, 4, 8):
     mesh = devices.make_mesh(1, 256, jax.devices()[:count])
     assert mesh.size == count
     losses = []
-    for result in fit(Program(recipe, digits, 1, mesh), [3], watch=lambda p, s, loss, t: losses.append(loss[0])):
+    for result in fit(Trainer(recipe, digits, 1, mesh), digits, [3], watch=lambda p, s, loss, t: losses.append(loss[0])):
         pass
-    found[count] = np.array(losses), jax.device_get((result.progress.state, result.logits))
+    found[count] = np.array(losses), jax.device_get((result.state, result.logits))
     assert len(losses) == 50 and losses[-1] < losses[0]
 for losses, state in found.values():
     np.testing.assert_allclose(losses, found[1][0], rtol=2e-5)

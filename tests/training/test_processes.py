@@ -18,7 +18,7 @@ from jaxdrill.main import main
 from jaxdrill.runs.checkpoints import latest
 from jaxdrill.training import processes
 
-LOST = "jaxdrill: another process of this run has ended or cannot be reached; what is saved is whole, and the same "
+LOST = "jaxdrill: another process of this run has ended or cannot be reached. The saved state is intact. "
 SLOWLY = "--optimizer.learning-rate", "0.002"  # else rounding grows too much to compare
 
 
@@ -167,9 +167,12 @@ def test_processes_that_were_told_different_things(tiny_recipe, tmp_path):
     assert (first, second) == (2, 2)
     assert (
         told[-1]
-        == "jaxdrill: process 1 is to train something else, as it says; give all the same command"
+        == "jaxdrill: process 1 was started with different settings. Start every process with the same command."
     )
-    assert said[-1] == "jaxdrill: process 1 has another seeds than process 0: 3, there 2"
+    assert (
+        said[-1]
+        == "jaxdrill: process 1 has another seeds than process 0: [1, 2, 3] instead of [1, 2]. Start every process with the same command."
+    )
     assert not [line for line in told + said if "warning" in line]
     assert not (tmp_path / "run").exists()
 
@@ -181,7 +184,8 @@ def test_what_is_no_place_among_processes(where):
     with pytest.raises(
         UsageError, match=f"--distributed is {where}; allowed: auto, or HOST:PORT,NUMBER,COUNT"
     ):
-        processes.run_distributed(where, lambda: None)
+        with processes.distributed(where):
+            pass
 
 
 def test_a_first_process_that_does_not_answer(monkeypatch, capsys):
