@@ -1,29 +1,32 @@
-"""The README's tables and its picture of the ladder, and the table of docs/speed.md, from `results/`:
+"""Generate the tables of README.md, docs/results.md and docs/speed.md, and the ladder picture.
 
 python -m benchmarks.readme
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import compare
 from jaxdrill.files import write_text
-from jaxdrill.report import plots
-from jaxdrill.report.analysis import group_runs
-from jaxdrill.report.page import summary
-from jaxdrill.runs.reader import read_all
+from jaxdrill.report import plots, summary
+from jaxdrill.report.analysis import Analysis, group_runs
+from jaxdrill.runs import reader
 
-RESULTS, README, PICTURE = Path("results"), Path("README.md"), Path("docs/ladder.svg")
-MEASURED, SPEED = Path("results/benchmarks/cpu.json"), Path("docs/speed.md")
-# As the report's page has them; a picture cannot see those of the page that it stands in.
+FOLDER, README, RESULTS = Path("results"), Path("README.md"), Path("docs/results.md")
+PICTURE, SPEED, MEASURED = (
+    Path("docs/ladder.svg"),
+    Path("docs/speed.md"),
+    Path("results/benchmarks/cpu.json"),
+)
+# The colours of the report. A picture cannot use those of the page that shows it.
 COLOURS = """<style>svg{--ink:#1d2433;--line:#d7dce4;--a:#1f6fb2;--b:#c2571a}
 @media(prefers-color-scheme:dark){svg{--ink:#e4e8ef;--line:#343c49;--a:#6cb2ee;--b:#f09a5f}}</style>"""
 
 
-def with_tables(text: str, tables: list[str]) -> str:
-    """The text with each Markdown table replaced by the new one whose first two columns have the same names."""
+def replace_tables(text: str, tables: Sequence[str]) -> str:
+    """Replace each Markdown table in a text by the new table with the same first two columns."""
     lines = text.split("\n")
     for table in tables:
         names = " | ".join(table.split(" | ")[:2])
@@ -33,37 +36,56 @@ def with_tables(text: str, tables: list[str]) -> str:
     return "\n".join(lines)
 
 
+def short_table(analyses: Sequence[Analysis]) -> str:
+    """Return the README's table: one row per step, with its verdict."""
+    lines = [
+        "| step | parameters | test accuracy % | 95 % interval | verdict |",
+        "| --- | --: | --: | --: | --- |",
+    ]
+    for each in analyses:
+        last, parameters = each.last, each.run.metadata["parameters"]
+        low, high = (f"{100 * bound:.2f}" for bound in last.interval)
+        verdict = each.comparison.verdict if each.comparison else "-"
+        lines.append(
+            f"| {each.label} | {parameters:,} | {100 * last.mean:.2f} ± {100 * last.sd:.2f} | "
+            f"{low} to {high} | {verdict} |"
+        )
+    return "\n".join(lines)
+
+
 def speed_table(found: Mapping[str, Any]) -> str:
-    """Return the table of docs/speed.md, of what `benchmarks.compare` wrote: other seconds divided by jaxdrill's."""
+    """Return the table of docs/speed.md: seconds of PyTorch divided by seconds of jaxdrill.
+
+    Args:
+        found: what `benchmarks.compare` wrote.
+    """
     rows = [
         (f"training step, network of {key.replace('_', ' ', 1)}", each, 1000 / each["steps"], "ms")
         for key, each in sorted(found["training_steps"].items())
     ]
     rows.append(("epoch of step 5", found["epochs"]["step_5"], 1, "s"))
-    lines = [
-        f"| | jaxdrill | {' | '.join(compare.PYTORCH)} | best |",
-        "| --- " + "| --: " * 6 + "|",
-    ]
+    names = compare.PYTORCH
+    lines = [f"| | jaxdrill | {' | '.join(names)} | best |", "| --- " + "| --: " * 6 + "|"]
     for title, result, scale, unit in rows:
-        ratios = [f"{result[name]['ratio']:.2f}" for name in compare.PYTORCH]
+        ratios = " | ".join(f"{result[name]['ratio']:.2f}" for name in names)
         best = result[result["best_pytorch"]]
-        spread = (
-            f"**{best['ratio']:.2f}** ({best['lowest_ratio']:.2f} to {best['highest_ratio']:.2f})"
-        )
-        lines.append(
-            f"| {title} | {result['jaxdrill']['median'] * scale:.1f} {unit} | {' | '.join(ratios)} | {spread} |"
-        )
+        spread = f"{best['lowest_ratio']:.2f} to {best['highest_ratio']:.2f}"
+        seconds = f"{result['jaxdrill']['median'] * scale:.1f} {unit}"
+        lines.append(f"| {title} | {seconds} | {ratios} | **{best['ratio']:.2f}** ({spread}) |")
     return "\n".join(lines)
 
 
 def main() -> None:
-    runs = group_runs(read_all([RESULTS]))[0]
-    write_text(PICTURE, plots.ladder(runs, 8.5).replace(">", f">{COLOURS}", 1))
-    write_text(
-        README, with_tables(README.read_text(encoding="utf-8"), summary([RESULTS]).split("\n\n"))
-    )
-    table = speed_table(json.loads(MEASURED.read_text()))
-    write_text(SPEED, with_tables(SPEED.read_text(encoding="utf-8"), [table]))
+    """Rewrite the files."""
+    analyses = group_runs(reader.read_all([FOLDER]))[0]
+    write_text(PICTURE, plots.ladder(analyses, 8.5).replace(">", f">{COLOURS}", 1))
+    tables = {
+        README: [short_table(analyses)],
+        RESULTS: summary([FOLDER]).split("\n\n"),
+        SPEED: [speed_table(json.loads(MEASURED.read_text()))],
+    }
+    for file, new in tables.items():
+        write_text(file, replace_tables(file.read_text(encoding="utf-8"), new))
 
 
 if __name__ == "__main__":

@@ -46,14 +46,12 @@ def available_devices() -> Sequence[Any]:
         raise RunError(f"{what}, or set JAX_PLATFORMS=cpu.") from error
 
 
-def resolve(execution: Execution, platform: str, seeds_per_device: int) -> Execution:
-    """Replace every `auto` by the best value for a platform and a number of seeds per device."""
-    if platform == "cpu":
-        epoch, convolution = "steps", "rows"
-    else:
-        epoch = "scan"
-        convolution = "xla" if platform == "tpu" or seeds_per_device == 1 else "im2col"
-    best = {"epoch": epoch, "convolution": convolution}
+def resolve(execution: Execution, platform: str) -> Execution:
+    """Replace every `auto` by the best value for a platform (benchmarks/NOTES.md)."""
+    best = {
+        "epoch": "steps" if platform == "cpu" else "scan",
+        "convolution": {"cpu": "rows", "tpu": "xla"}.get(platform, "im2col"),
+    }
     automatic = {name: value for name, value in best.items() if getattr(execution, name) == "auto"}
     return execution.model_copy(update=automatic)
 
@@ -85,7 +83,7 @@ def max_seeds_per_device(config: Config, device: Any) -> int:
     limit = (device.memory_stats() or {}).get("bytes_limit")
     if not limit:
         return MAX_SEEDS_PER_DEVICE
-    convolution = resolve(config.execution, device.platform, 2).convolution
+    convolution = resolve(config.execution, device.platform).convolution
     fitting = int(MEMORY_FRACTION * limit) // seed_bytes(config, convolution)
     return max(1, min(MAX_SEEDS_PER_DEVICE, fitting))
 

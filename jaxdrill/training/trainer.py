@@ -90,11 +90,8 @@ class Trainer:
         self.config, self.num_seeds = config, num_seeds
         self.mesh = mesh or devices.make_mesh(num_seeds, config.batch_size)
         self.seeds_per_device = num_seeds // self.mesh.shape["seeds"]
-        self.execution = devices.resolve(
-            config.execution,
-            platform or self.mesh.devices.flat[0].platform,
-            self.seeds_per_device,
-        )
+        platform = platform or str(self.mesh.devices.flat[0].platform)
+        self.execution = devices.resolve(config.execution, platform)
         self.full_batches, self.rest_size = divmod(len(dataset.train_labels), config.batch_size)
         self.steps_per_epoch = self.full_batches + (self.rest_size > 0)
         self.schedule = make_schedule(
