@@ -8,8 +8,8 @@ from conftest import ROOT
 
 NOTEBOOK = ROOT / "notebooks" / "drill.ipynb"
 # Each of the 1,437 digits once, not eight times.
-FEW_DIGITS = """from jaxdrill import embedded
-embedded.digits = lambda all=embedded.digits(): (all[0][:1437], all[1][:1437], *all[2:])"""
+FEW_DIGITS = """from jaxdrill.data import digits
+digits.load_arrays = lambda all=digits.load_arrays(): (all[0][:1437], all[1][:1437], *all[2:])"""
 
 
 @pytest.fixture(scope="module")
