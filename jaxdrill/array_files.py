@@ -1,4 +1,4 @@
-"""Arrays in files: safetensors, with a sum over everything that is read of them, and npz, which has its own."""
+"""Read and write arrays: safetensors with a checksum of the whole content, and npz with zip's."""
 
 import hashlib
 import io
@@ -13,55 +13,46 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from jaxdrill.errors import RunError
-from jaxdrill.files import LARGEST, assert_regular, read_bytes, write_bytes
+from jaxdrill.files import MAX_BYTES, check_regular_file, read_bytes, write_bytes
 
 Arrays = dict[str, np.ndarray]
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Replaces a file of arrays by name, and texts that it says of itself, to which the sum of all is added.
+    """Replace a safetensors file. Add the checksum of arrays and metadata to the metadata.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: The file cannot be written.
     """
-    whole = {name: np.require(array, requirements="C") for name, array in arrays.items()}
-    write_bytes(path, save(whole, {**metadata, "sha256": digest(whole, metadata)}))
+    contiguous = {name: np.require(array, requirements="C") for name, array in arrays.items()}
+    write_bytes(path, save(contiguous, {**metadata, "sha256": digest(contiguous, metadata)}))
 
 
 def read(path: Path) -> tuple[Arrays, dict[str, str]]:
-    """The arrays of a safetensors file and what it says of itself; any program may have written it.
+    """Return the arrays and the metadata of a safetensors file. Any program may have written it.
 
     Raises:
-        FileNotFoundError: it is missing.
-        RunError: it cannot be read, or it is not what its sum was made of.
+        FileNotFoundError: The file is missing.
+        RunError: The file cannot be read, or its checksum does not match.
     """
     try:
-        assert_regular(path)
+        check_regular_file(path)
         with safe_open(path, "numpy") as content:
             arrays = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
             metadata = content.metadata() or {}
     except FileNotFoundError:
         raise
-    except (
-        OSError,
-        SafetensorError,
-        ValueError,
-        TypeError,
-        AttributeError,
-    ) as error:  # NumPy has no float8
-        raise RunError(
-            f"{path} cannot be read as safetensors ({getattr(error, 'strerror', None) or error})"
-        ) from error
-    expected = metadata.pop("sha256", None)
-    if expected is not None and expected != digest(arrays, metadata):
-        raise RunError(
-            f"{path} is damaged: its bytes are not those that its SHA-256 sum was made of"
-        )
+    # TypeError and AttributeError: NumPy lacks the type of an array, such as float8.
+    except (OSError, SafetensorError, ValueError, TypeError, AttributeError) as error:
+        raise RunError(f"{path} cannot be read as safetensors ({_reason(error)})") from error
+    checksum = metadata.pop("sha256", None)
+    if checksum is not None and checksum != digest(arrays, metadata):
+        raise RunError(f"{path} is damaged: its content does not match its SHA-256 checksum")
     return arrays, metadata
 
 
 def digest(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
-    """The SHA-256 sum of arrays by name, and of texts."""
+    """Return the SHA-256 checksum of named arrays and of metadata."""
     total = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
     for name, array in sorted(arrays.items()):
         total.update(f"{name} {array.dtype} {array.shape} ".encode() + array.tobytes())
@@ -69,10 +60,10 @@ def digest(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str
 
 
 def write_npz(path: Path, arrays: Mapping[str, Any], compress: bool = True) -> None:
-    """Replaces an npz file of arrays by name.
+    """Replace an npz file.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: The file cannot be written.
     """
     packed = io.BytesIO()
     (np.savez_compressed if compress else np.savez)(packed, allow_pickle=False, **arrays)
@@ -80,29 +71,31 @@ def write_npz(path: Path, arrays: Mapping[str, Any], compress: bool = True) -> N
 
 
 def read_npz(path: Path) -> Arrays:
-    """The arrays of an npz file.
+    """Return the arrays of an npz file.
 
     Raises:
-        FileNotFoundError, NotADirectoryError, PermissionError: it is missing, or this user may not read it.
-        ValueError: it cannot be read, or would unpack to more than LARGEST bytes.
+        FileNotFoundError, NotADirectoryError, PermissionError: The file is missing, or the user
+            may not read it.
+        ValueError: The file cannot be read, or would unpack to more than MAX_BYTES bytes.
     """
     try:
         content = io.BytesIO(read_bytes(path))
         with zipfile.ZipFile(content) as packed:
-            if sum(member.file_size for member in packed.infolist()) > LARGEST:
-                raise ValueError(f"it unpacks to more than {LARGEST:,} bytes")
+            if sum(member.file_size for member in packed.infolist()) > MAX_BYTES:
+                raise ValueError(f"it unpacks to more than {MAX_BYTES:,} bytes")
         with np.load(content, allow_pickle=False) as file:
             arrays = dict(file)
-        if others := [
-            name for name, array in arrays.items() if not isinstance(array, np.ndarray)
-        ]:  # NumPy gives bytes
-            raise ValueError(f"{others[0]} is not an array")
+        for name, array in arrays.items():
+            if not isinstance(array, np.ndarray):  # NumPy returns other members as bytes.
+                raise ValueError(f"{name} is not an array")
         return arrays
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         raise
-    except (
-        Exception
-    ) as error:  # zipfile and NumPy name no common type for what a damaged file can do
-        raise ValueError(
-            f"{path.name} cannot be read ({getattr(error, 'strerror', None) or error})"
-        ) from error
+    # zipfile and NumPy document no common exception for damaged files.
+    except Exception as error:
+        raise ValueError(f"{path.name} cannot be read ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    """Return why a file cannot be read, without its path."""
+    return f"{getattr(error, 'strerror', None) or error}"

@@ -19,7 +19,6 @@ from runs_in_parts import command, copy, finished  # noqa: E402, F401
 from runs_on_disk import drill  # noqa: E402, F401
 
 from jaxdrill import config, data  # noqa: E402
-from jaxdrill.data import embedded
 
 ROOT = Path(__file__).parent.parent
 TINY = """
@@ -90,7 +89,7 @@ def digits(all_digits) -> data.Dataset:
 def few_digits(digits, monkeypatch) -> data.Dataset:
     """Whatever asks for digits gets `digits`."""
     arrays = tuple(getattr(digits, name) for name in data.FILES)
-    monkeypatch.setattr(embedded, "digits", lambda: arrays)
+    monkeypatch.setattr(data.digits, "load_arrays", lambda: arrays)
     return digits
 
 
@@ -105,14 +104,14 @@ def mnist_dir() -> Path:
 
 @pytest.fixture
 def small_files(tmp_path, monkeypatch) -> Path:
-    """Four idx files of 30 and 20 images that pass for the official ones: their sums are registered in tfds's place."""
+    """Four idx files of 30 and 20 images, registered as if they were the official ones."""
     from tensorflow_datasets.core.download.checksums import UrlInfo
 
     folder, generator, registered = tmp_path / "idx", np.random.default_rng(0), {}
     folder.mkdir()
-    for file in data.FILES.values():
-        count = 30 if file.startswith("train") else 20
-        images = "images" in file
+    for array, file in data.FILES.items():
+        count = 30 if array.startswith("train") else 20
+        images = array.endswith("images")
         shape = (count, 28, 28) if images else (count,)
         values = generator.integers(0, 256 if images else 10, shape, dtype=np.uint8)
         content = gzip.compress(idx_bytes(values))
@@ -120,6 +119,6 @@ def small_files(tmp_path, monkeypatch) -> Path:
         info = UrlInfo(
             size=len(content), checksum=hashlib.sha256(content).hexdigest(), filename=file
         )
-        registered[file] = (f"http://127.0.0.1:9/{file}", info)
-    monkeypatch.setattr(data, "_registered", lambda name: registered)
+        registered[array] = (f"http://127.0.0.1:9/{file}", info)
+    monkeypatch.setattr(data.download, "registered_files", lambda name: registered)
     return folder

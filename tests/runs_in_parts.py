@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from jaxdrill import data
-from jaxdrill.data import embedded
 from jaxdrill.main import main
 from jaxdrill.runs import group
 
@@ -56,7 +55,7 @@ def finished(tiny_recipe, tmp_path_factory, digits) -> Path:
     folder = tmp_path_factory.mktemp("finished") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            embedded, "digits", lambda: tuple(getattr(digits, name) for name in data.FILES)
+            data.digits, "load_arrays", lambda: tuple(getattr(digits, name) for name in data.FILES)
         )
         assert (
             main(

@@ -23,7 +23,7 @@ UNCHANGED = """
 import ctypes, locale, os, random, signal, sys, threading, warnings
 import jax, numpy as np, sklearn.model_selection, tensorflow_datasets
 import jaxdrill
-from jaxdrill.data import embedded
+from jaxdrill.data import digits as embedded
 
 digits = embedded.digits()
 embedded.digits = lambda: (digits[0][:64], digits[1][:64], *digits[2:])

@@ -1,4 +1,4 @@
-"""The benchmarks run, and what they compare is the same work."""
+"""The benchmarks run, and the programs that they compare do the same work."""
 
 import dataclasses
 import json
@@ -19,39 +19,19 @@ from jaxdrill.nn.convolution import convolve
 
 
 @pytest.mark.slow
-def test_the_accelerators_program_measures_everything(tiny_recipe, tmp_path, digits):
+def test_the_accelerator_benchmark_is_complete(tiny_recipe, tmp_path, digits):
     pack, out = tmp_path / "pack.npz", tmp_path / "out.json"
     np.savez(pack, **{name: getattr(digits, name) for name in data.FILES})
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.accelerator",
-        "--pack",
-        pack,
-        "--out",
-        out,
-        "--step",
-        tiny_recipe,
-    ]
-    command += [
-        "--drill",
-        tiny_recipe,
-        "--epochs",
-        "2",
-        "--many",
-        "2",
-        "--drill-seeds",
-        "2",
-        "--ceiling",
-        "64",
-    ]
+    command = [sys.executable, "-m", "benchmarks.accelerator", "--pack", pack, "--out", out]
+    command += ["--step", tiny_recipe, "--drill", tiny_recipe]
+    command += ["--epochs", 2, "--many", 2, "--drill-seeds", 2, "--ceiling", 64]
     subprocess.run(list(map(str, command)), check=True, cwd=ROOT, timeout=300)
     report = json.loads(out.read_text())
     assert "left_out" not in report and report["sha256"] == digits.sha256
     assert report["drill_tiny"]["seeds"] == 2 and np.shape(
         report["drill_tiny"]["test_accuracies"]
     ) == (2, 2)
-    assert min(report["many_seeds"]["test_accuracies"][1]) > 0.2  # 0.1 is chance
+    assert min(report["many_seeds"]["test_accuracies"][1]) > 0.2  # Chance is 0.1.
     assert report["summary"]["one_seed_seconds"] > 0 and report["summary"]["drill_seconds"] > 0
     assert report["work_of_a_step"]["flop"] > 1e6
     assert report["one_epoch_scan_xla_2_seeds"]["execution"]["epoch"] == "scan"
@@ -74,7 +54,7 @@ def test_contenders_train_the_same_network(step, digits):
 
 
 @pytest.mark.slow
-def test_contenders_see_every_image_once_rotated(digits):
+def test_contenders_rotate_each_image_once_per_epoch(digits):
     recipe = config.load("5")
     some = {key: getattr(digits, key)[:300] for key in ("train_images", "train_labels", "groups")}
     few = dataclasses.replace(digits, **some)
@@ -87,8 +67,8 @@ def test_contenders_see_every_image_once_rotated(digits):
 
 
 @pytest.mark.slow
-def test_a_commit_is_measured_beside_another(mnist_dir, tmp_path):
-    """Here beside itself, two rounds of a batch each: the processes and their ratios are whole."""
+def test_two_commits_are_compared(mnist_dir, tmp_path):
+    """Compare this commit with itself, in two rounds of one batch each."""
     setting = compare.Setting(mnist_dir, 2, (), ROOT)
     workers = compare.start(setting, setting.names(), "2", 64)
     found = compare.rounds(workers, "64", setting.rounds)
@@ -97,7 +77,7 @@ def test_a_commit_is_measured_beside_another(mnist_dir, tmp_path):
     assert all(peak > 1e8 for peak in compare.peaks(workers).values())
 
 
-def test_products_are_of_rounded_factors_forward_and_backward():
+def test_convolution_rounds_its_factors_forward_and_backward():
     def bfloat16(a):
         return a.astype(jnp.bfloat16).astype(jnp.float32)
 
@@ -111,8 +91,8 @@ def test_products_are_of_rounded_factors_forward_and_backward():
     assert not np.array_equal(y, convolve(x, kernel, 0, "xla"))
 
 
-def test_the_drills_minutes_by_the_roofline():
-    """Ten seeds of each recipe in turn, and ten batches of evaluation an epoch."""
+def test_the_roofline_time_of_the_drill():
+    """Ten seeds of each recipe, with ten batches of evaluation per epoch."""
     one = {"seeds": 1, "convolution": "auto", "topology": "v5e:1x1"}
     results = [
         {
@@ -123,22 +103,21 @@ def test_the_drills_minutes_by_the_roofline():
         }
         for step in config.steps()
     ]
-    batches = (
-        7 * 20 * 469 + 15 * 938 + 5 * 938 + 1_875 + 15 * 1_875
-    )  # of the seven steps, 6, 6_fast, 6_one and 6_small
+    # The seven recipes of steps 1 to 5, then 6, 6_fast, 6_one and 6_small.
+    batches = 7 * 20 * 469 + 15 * 938 + 5 * 938 + 1_875 + 15 * 1_875
     expected = 10 * (batches * 1e-3 + (7 * 20 + 15 + 5 + 1 + 15) * 10 * 1e-2) / 60
     assert compile_ahead.drill_minutes(results) == pytest.approx(expected)
     assert compile_ahead.drill_minutes(results[1:]) is None
 
 
 def test_every_recipe_was_compiled_for_a_tpu():
-    """One seed on one chip of a v5e: bytes of a training step and host memory of the compiler within their limits."""
+    """Check the bytes per training step and the compiler's memory: one seed, one v5e chip."""
     found = json.loads((ROOT / "results" / "benchmarks" / "tpu_v5e_compiled.json").read_text())
     alone = {"seeds": 1, "convolution": "auto", "topology": "v5e:1x1", "mesh": [1, 1]}
     results = {each["step"]: each for each in found["results"] if alone.items() <= each.items()}
     assert set(results) == set(config.steps())
     for step, each in results.items():
-        # Step 1 takes longer to multiply than to move its bytes.
+        # Step 1 is limited by its multiplications, not by memory bandwidth.
         limit = 820e6 if step == "step_1" else 500e6 if step.startswith("step_6") else 350e6
         assert each["epoch"]["bytes"] < limit and each["peak_host_bytes"] < 4e9, step
     assert found["drill_roofline_minutes"] == pytest.approx(
@@ -147,7 +126,7 @@ def test_every_recipe_was_compiled_for_a_tpu():
 
 
 def test_simulated_drills_are_counted():
-    """20 drills of 10 seeds: a step that is 0.3 points better always helps; its intervals cover the truth."""
+    """In 20 drills of 10 seeds, a gain of 0.3 percentage points is always significant."""
     found = false_verdicts.count(20, 10, 0.003, seed=0)
     assert (found["drills"], found["found"], found["means"], found["differences"]) == (
         20,
@@ -156,21 +135,18 @@ def test_simulated_drills_are_counted():
         200,
     )
     assert 200 <= found["means_covered"] < 220 and 180 <= found["differences_covered"] < 200
-    assert np.median(found["detectable"]) == pytest.approx(
-        0.0010494, rel=0.1
-    )  # 1.4841 x 0.05 points x sqrt(2)
+    # 1.4841 x 0.05 percentage points x sqrt(2)
+    assert np.median(found["detectable"]) == pytest.approx(0.0010494, rel=0.1)
     (*_, last) = false_verdicts.simulate(3, 0.0, np.random.default_rng(0))
     assert last.change.tests == 10 and last.change.baseline == "step_5"
 
 
-def test_the_statistics_were_measured_to_hold():
-    """At most 5 % of drills with a false verdict; intervals of 95 %; 80 % power at the detectable difference."""
-    rows = json.loads((ROOT / "results" / "benchmarks" / "false_verdicts.json").read_text())[
-        "results"
-    ]
-    assert [row["seeds"] for row in rows] == [3, 10, 30] and all(
-        row["drills"] >= 5000 for row in rows
-    )
+def test_the_measured_error_rates_are_nominal():
+    """Check the false verdicts (5 %), the 95 % intervals, and the power (80 %)."""
+    file = ROOT / "results" / "benchmarks" / "false_verdicts.json"
+    rows = json.loads(file.read_text())["results"]
+    assert [row["seeds"] for row in rows] == [3, 10, 30]
+    assert all(row["drills"] >= 5000 for row in rows)
     for row in rows:
         assert row["drills_with_a_false_verdict_percent"] <= 5
         assert 94 <= row["coverage_of_means_percent"] <= 96

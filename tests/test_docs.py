@@ -1,4 +1,4 @@
-"""What the documents tell a reader to do, done."""
+"""The documents: their commands run, their numbers are current, their links exist."""
 
 import json
 import re
@@ -14,8 +14,8 @@ OWN_STEP = (ROOT / "docs" / "own_step.md").read_text()
 
 
 @pytest.mark.slow
-def test_a_step_of_ones_own(tmp_path):
-    """docs/own_step.md, from top to bottom, in an empty folder."""
+def test_the_commands_of_own_step_run(tmp_path):
+    """Run docs/own_step.md from top to bottom in an empty folder."""
     (tmp_path / "smooth.toml").write_text(re.search(r"```toml\n(.*?)```", OWN_STEP, re.S)[1])
     printed = {}
     for line in "".join(re.findall(r"```sh\n(.*?)```", OWN_STEP, re.S)).splitlines():
@@ -38,7 +38,7 @@ def test_a_step_of_ones_own(tmp_path):
     }
 
 
-def test_readme_says_what_the_soak_found():
+def test_readme_states_the_results_of_the_soak_tests():
     assert run.lines(json.loads(run.RESULTS.read_text())) in (ROOT / "README.md").read_text()
 
 
@@ -48,12 +48,15 @@ def test_readme_quotes_the_measured_speed():
         (each[each["best_pytorch"]]["ratio"], step.replace("_", " "))
         for step, each in steps.items()
     )
-    (least, slowest), (most, fastest) = ratios[0], ratios[-1]
-    quoted = f"it is {least:.2f} ({slowest}) to {most:.2f} times ({fastest}) as fast as [PyTorch's best configuration]"
+    (low, slowest), (high, fastest) = ratios[0], ratios[-1]
+    quoted = (
+        f"it is {low:.2f} ({slowest}) to {high:.2f} times ({fastest}) as fast as "
+        "[PyTorch's best configuration]"
+    )
     assert quoted in (ROOT / "README.md").read_text().replace("\n", " ")
 
 
-def test_readme_is_a_page():
+def test_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 130
 
 
@@ -62,7 +65,7 @@ def test_readme_is_a_page():
     ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in ROOT.glob("docs/*.md"))],
 )
 def test_links_and_paths_exist(file):
-    """Each link to a file, and each path in backticks that begins with a folder of the repository."""
+    """Check links to files, and paths in backticks that start with a folder of the repository."""
     text = (ROOT / file).read_text()
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
     assert all(((ROOT / file).parent / link).exists() for link in links), links

@@ -1,4 +1,4 @@
-"""What somebody could put into files, names and texts. The long form is `python tests/soak/run.py`."""
+"""Hostile files, names and texts. `python tests/soak/run.py` runs the long tests."""
 
 import io
 import json
@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from runs_in_parts import contents
 from runs_on_disk import CURVES, write_run
 from soak import fuzz
+from soak.corpus import corpus
 
 from jaxdrill import array_files, config, files
 from jaxdrill.array_files import read_npz
@@ -71,24 +72,26 @@ quick = settings(
 )
 
 
-def test_files_spoilt_by_every_means(tmp_path, monkeypatch, capsys):
-    """Two of each kind through the functions that read them: read rightly, or refused in a line."""
+def test_every_kind_of_damaged_file(tmp_path, monkeypatch, capsys):
+    """Two files of each kind are read correctly or rejected with a one-line error."""
     monkeypatch.setenv("TFDS_DATA_DIR", f"{tmp_path / 'cache'}")
-    monkeypatch.setattr(provenance, "git_commit", lambda package: None)  # it takes most of the time
+    monkeypatch.setattr(
+        provenance, "git_commit", lambda package: None
+    )  # It takes most of the time.
     r = random.Random(0)
-    for name, change, read in fuzz.corpus(tmp_path):
+    for name, change, read in corpus(tmp_path):
         good = (tmp_path / name).read_bytes()
         for _ in range(2):
-            (tmp_path / name).write_bytes(spoilt := change(good, r))
-            assert fuzz.read_one(read) is None, (name, spoilt)
+            (tmp_path / name).write_bytes(damaged := change(good, r))
+            assert fuzz.read_one(read) is None, (name, damaged)
         (tmp_path / name).write_bytes(good)
         assert fuzz.read_one(read) is None, name
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("only", ["readers", "commands"])
-def test_files_spoilt_at_random(only):
-    """Each is read to a right result or a line, in time and memory, and nothing else is done."""
+def test_randomly_damaged_files(only):
+    """Readers stay within limits of time and memory, and have no other effects."""
     fuzz = [
         sys.executable,
         "-W",
@@ -276,7 +279,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
 
 def test_a_file_too_large_is_not_read(tmp_path):
     with (tmp_path / "large").open("wb") as file:
-        file.truncate(files.LARGEST + 1)  # sparse
+        file.truncate(files.MAX_BYTES + 1)  # sparse
     with pytest.raises(OSError, match="Larger than 268,435,456 bytes"):
         files.read_bytes(tmp_path / "large")
 

@@ -16,7 +16,6 @@ from conftest import ROOT
 
 import jaxdrill
 from jaxdrill import config, data
-from jaxdrill.data import embedded
 from jaxdrill.errors import RunError, exit_code
 from jaxdrill.main import main
 
@@ -112,7 +111,7 @@ def test_help_of_each_step(step, capsys):
             ["--data", "mnit"],
             "data is mnit; did you mean mnist?; allowed: auto, mnist, fashion_mnist, kmnist, digits, or any name",
         ),
-        (["--data", "digits", "--data-dir", "x"], "digits has none"),
+        (["--data", "digits", "--data-dir", "x"], "which digits does not use"),
     ],
 )
 def test_wrong_usage(arguments, message, capsys, tmp_path, monkeypatch):
@@ -378,7 +377,7 @@ def test_the_default_folder_names_a_dataset_that_is_not_mnist(
     command = ["--step", str(tiny_recipe), "--epochs", "1"]
     assert main([*command, "--data", "digits"]) == 0
     monkeypatch.setattr(
-        "jaxdrill.data.load", lambda *_: few_digits.__class__("mnist", *embedded.digits())
+        "jaxdrill.data.load", lambda *_: few_digits.__class__("mnist", *data.digits.load_arrays())
     )
     assert main([*command, "--data", "mnist"]) == 0
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["tiny", "tiny_digits"]
@@ -392,7 +391,7 @@ def test_a_signal_between_steps_stops_the_drill(number, tmp_path, monkeypatch, c
         os.kill(os.getpid(), number)
         return few
 
-    few = data.Dataset("digits", *(array[:600] for array in embedded.digits()))
+    few = data.Dataset("digits", *(array[:600] for array in data.digits.load_arrays()))
     monkeypatch.setattr("jaxdrill.data.load", load)
     assert main(["--step", "all", "--workdir", str(tmp_path)]) == 128 + number
     assert (

@@ -1,4 +1,4 @@
-"""The notebook, from top to bottom, on digits."""
+"""The notebook runs from top to bottom on digits."""
 
 import json
 import re
@@ -7,9 +7,9 @@ import pytest
 from conftest import ROOT
 
 NOTEBOOK = ROOT / "notebooks" / "drill.ipynb"
-# Each of the 1,437 digits once, not eight times.
-FEW_DIGITS = """from jaxdrill import embedded
-embedded.digits = lambda all=embedded.digits(): (all[0][:1437], all[1][:1437], *all[2:])"""
+# One drawing of each training digit instead of eight.
+FEW_DIGITS = """from jaxdrill.data import digits
+digits.load_arrays = lambda all=digits.load_arrays(): (all[0][:1437], all[1][:1437], *all[2:])"""
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def cells():
     return json.loads(NOTEBOOK.read_text())["cells"]
 
 
-def test_it_holds_no_outputs_and_asks_for_a_tpu(cells):
+def test_it_has_no_outputs_and_selects_a_tpu(cells):
     assert all(not cell.get("outputs") and cell.get("execution_count") is None for cell in cells)
     metadata = json.loads(NOTEBOOK.read_text())["metadata"]
     assert (
@@ -27,7 +27,7 @@ def test_it_holds_no_outputs_and_asks_for_a_tpu(cells):
     )
 
 
-def test_it_installs_a_tag_first_and_moves_nothing(cells):
+def test_it_installs_a_tag_first_and_keeps_installed_versions(cells):
     first = next("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     assert re.search(r"%pip install -q .*@v\d+\.\d+\.\d+\"", first)
     assert "import jax" not in first and "jax[tpu]" not in json.dumps(cells) and " -U" not in first
@@ -61,7 +61,9 @@ def test_it_runs(tmp_path, monkeypatch):
         for name, outputs in found.items()
     }
     assert "1,437 training and 360 test images" in text["train"]
-    assert "cpu" in text["devices"] and "step/s" in text["train"] + text["seeds"]  # the bar
+    assert (
+        "cpu" in text["devices"] and "step/s" in text["train"] + text["seeds"]
+    )  # The progress bar.
     assert "seed 2 epoch  1 of 1" in text["seeds"] and "seed 1 epoch" not in text["seeds"]
     assert (
         "step_4" in shown["curves"] and "<svg" in shown["curves"] and "image/png" in shown["wrong"]

@@ -1,4 +1,4 @@
-"""The search for recipes, on digits."""
+"""The search for recipes on digits."""
 
 import json
 import re
@@ -32,17 +32,10 @@ def space(tmp_path, tiny_recipe):
 
 
 @pytest.mark.slow
-def test_the_better_half_is_trained_longer_and_nothing_twice(space, tmp_path, monkeypatch, capsys):
-    arguments = [
-        "search",
-        str(space),
-        "--out",
-        str(tmp_path / "runs"),
-        "--results",
-        str(tmp_path / "results"),
-    ]
-    arguments += ["--frontier", str(tmp_path / "FRONTIER.md")]
-    monkeypatch.setattr("sys.argv", arguments)
+def test_the_better_half_is_trained_longer_and_no_seed_twice(space, tmp_path, monkeypatch, capsys):
+    arguments = [space, "--out", tmp_path / "runs", "--results", tmp_path / "results"]
+    arguments += ["--frontier", tmp_path / "FRONTIER.md"]
+    monkeypatch.setattr("sys.argv", ["search", *map(str, arguments)])
     search.main()
     rows = json.loads((tmp_path / "results" / "rates.json").read_text())["rows"]
     rungs = [(1, 1, [1])] * 2 + [(2, 2, [1]), (3, 2, [1, 2])]
@@ -88,7 +81,7 @@ def test_the_better_half_is_trained_longer_and_nothing_twice(space, tmp_path, mo
         ("[choices]", "[choices", "cannot be read as TOML"),
     ],
 )
-def test_a_wrong_space_is_one_line(space, old, new, message, monkeypatch, capsys):
+def test_a_wrong_space_gives_a_one_line_error(space, old, new, message, monkeypatch, capsys):
     space.write_text(space.read_text().replace(old, new))
     monkeypatch.setattr("sys.argv", ["search", str(space)])
     assert search.exit_code(search.main) == 2
@@ -96,34 +89,27 @@ def test_a_wrong_space_is_one_line(space, old, new, message, monkeypatch, capsys
     assert message in error and error.count("\n") == 1 and "rates.toml" in error
 
 
-def test_larger_networks_and_some_of_many_are_left_out(space):
+def test_proposals_respect_the_limits_of_the_space(space):
     table = search.tomllib.loads(space.read_text())
     table["choices"]["epochs"] = [1, 2, 3]
     assert len(list(search.proposals(table, ""))) == 6
     drawn = [config.name for config in search.proposals(table | {"draw": 2}, "")]
-    assert len(drawn) == 2 and drawn == [
-        config.name for config in search.proposals(table | {"draw": 2}, "")
-    ]
+    again = [config.name for config in search.proposals(table | {"draw": 2}, "")]
+    assert len(drawn) == 2 and drawn == again
     assert not list(search.proposals(table | {"parameters_below": 100}, ""))
 
 
-def test_the_frontier_is_made_from_the_results(tmp_path, monkeypatch):
-    """As CONTRIBUTING.md says."""
+def test_the_frontier_is_generated_from_the_results(tmp_path, monkeypatch):
+    """CONTRIBUTING.md states the command."""
     frontier = tmp_path / "FRONTIER.md"
-    arguments = [
-        "search",
-        "--results",
-        str(ROOT / "results" / "search"),
-        "--frontier",
-        str(frontier),
-    ]
-    monkeypatch.setattr("sys.argv", arguments)
+    arguments = ["search", "--results", ROOT / "results" / "search", "--frontier", frontier]
+    monkeypatch.setattr("sys.argv", [*map(str, arguments)])
     search.main()
     assert frontier.read_text() == (ROOT / "benchmarks" / "FRONTIER.md").read_text()
 
 
-def test_a_search_for_nothing_writes_nothing(tmp_path, monkeypatch, capsys):
-    """Without a space it used to write the tables into the current folder's files."""
+def test_a_search_without_arguments_writes_nothing(tmp_path, monkeypatch, capsys):
+    """It must not write tables to the current folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["search"])
     assert search.exit_code(search.main) == 2
@@ -133,8 +119,8 @@ def test_a_search_for_nothing_writes_nothing(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_a_search_leaves_tracked_files_alone(space, few_digits, tmp_path, monkeypatch):
-    """Only `runs/`, which git ignores, is written into the current folder unless another place is named."""
+def test_a_search_does_not_change_tracked_files(space, few_digits, tmp_path, monkeypatch):
+    """By default only `runs/`, which git ignores, is written in the current folder."""
     text = space.read_text()
     one_rung = "rungs = [{ epochs = 1, seeds = 1 }]"
     space.write_text(
@@ -163,7 +149,7 @@ def test_a_search_leaves_tracked_files_alone(space, few_digits, tmp_path, monkey
 
 
 @pytest.mark.slow
-def test_cross_validation_answers_each_image_once(
+def test_cross_validation_evaluates_each_image_once(
     tmp_path, tiny_recipe, all_digits, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
@@ -180,7 +166,7 @@ def test_cross_validation_answers_each_image_once(
     )
     assert second["difference"] == pytest.approx(np.mean(second["folds"]) - np.mean(first["folds"]))
     for fold in (1, 2):
-        held = splits.hold_out(all_digits, 5748, "auto", fold).test_labels  # half of 11,496
+        held = splits.hold_out(all_digits, 5748, "auto", fold).test_labels  # Half of 11,496.
         assert np.array_equal(
             read(tmp_path / "runs" / "cross_validation" / f"quick_fold_{fold}").labels, held
         )

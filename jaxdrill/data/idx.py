@@ -1,20 +1,19 @@
-"""idx files, MNIST's format: whole, of the right sizes, and never larger than they say."""
+"""Read idx files, the format of MNIST, and folders of them."""
 
-import gzip
 import math
 import re
 import struct
 import zlib
 from pathlib import Path
-from typing import IO, cast
+from typing import Any
 
 import numpy as np
 
 from jaxdrill.errors import RunError
-from jaxdrill.files import assert_regular, sha256
+from jaxdrill.files import MAX_BYTES, open_unpacked, sha256
 
-# The third byte of a file is the type of its elements, the fourth their number of dimensions (LeCun,
-# yann.lecun.com/exdb/mnist). Only uint8 is read.
+# The third byte of a file is the type of its elements, the fourth is the number of dimensions
+# (LeCun, yann.lecun.com/exdb/mnist). Only uint8 is supported.
 TYPES = {
     0x08: "uint8",
     0x09: "int8",
@@ -23,142 +22,124 @@ TYPES = {
     0x0D: "float32",
     0x0E: "float64",
 }
-CONTENTS = {
-    1: "labels",
-    2: "images as rows of a table",
-    3: "images",
-    4: "colour images",
-}  # likely ones, by dimensions
-LARGEST = 2**28  # bytes of an array: 342,000 images
-PARTS = {
-    "train_images": ("train", "images"),
-    "train_labels": ("train", "labels"),
-    "test_images": ("test", "images"),
-    "test_labels": ("test", "labels"),
+# The likely content of a file, by its number of dimensions.
+CONTENTS = {1: "labels", 2: "images as rows of a table", 3: "images", 4: "colour images"}
+FILES = {  # array: MNIST's file
+    "train_images": "train-images-idx3-ubyte.gz",
+    "train_labels": "train-labels-idx1-ubyte.gz",
+    "test_images": "t10k-images-idx3-ubyte.gz",
+    "test_labels": "t10k-labels-idx1-ubyte.gz",
 }
 
 
-def opened(path: Path) -> IO[bytes]:
-    """A file to read, unpacked if it is gzip's."""
-    assert_regular(path, LARGEST + 2**10)
-    with path.open("rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
-    return cast(IO[bytes], gzip.open(path)) if packed else path.open("rb")
-
-
 def is_idx(path: Path) -> bool:
-    """Return True if a file begins as an idx file, of any element type and up to four dimensions."""
+    """Return True if a file starts as an idx file of any element type with 1 to 4 dimensions."""
     try:
-        with opened(path) as file:
-            return _kind(file.read(4)) is not None
+        with open_unpacked(path) as file:
+            return _type_and_dimensions(file.read(4)) is not None
     except (OSError, EOFError, ValueError, zlib.error):
         return False
 
 
-def _kind(header: bytes) -> tuple[str, int] | None:
-    """Return the element type and the number of dimensions that the first four bytes state, None if they are others."""
-    if (
-        len(header) < 4
-        or header[:2] != b"\0\0"
-        or header[2] not in TYPES
-        or header[3] not in CONTENTS
-    ):
-        return None
-    return TYPES[header[2]], header[3]
+def _type_and_dimensions(header: bytes) -> tuple[str, int] | None:
+    """Return what the first four bytes of an idx file state, None if it is another file."""
+    if len(header) == 4 and header[:2] == b"\0\0" and header[2] in TYPES and header[3] in CONTENTS:
+        return TYPES[header[2]], header[3]
+    return None
 
 
 def is_emnist(name: str) -> bool:
-    """Return True for the name of a file or a dataset of EMNIST, whose images are stored transposed
-    (tensorflow.org/datasets/catalog/emnist)."""
+    """Return True for the name of a file or a dataset of EMNIST.
+
+    EMNIST stores its images transposed (tensorflow.org/datasets/catalog/emnist).
+    """
     return name.lower().startswith("emnist")
 
 
 def read(path: Path, dimensions: int, dataset: str = "") -> np.ndarray:
-    """Read the array of an idx file, gzipped or not. Images of EMNIST are transposed, so that digits are upright.
+    """Read the array of an idx file, gzipped or not. Transpose EMNIST's images to upright digits.
 
     Args:
         path: the file.
         dimensions: 3 for images, 1 for labels.
-        dataset: name of the dataset that the file belongs to. EMNIST is recognised by it or by the file's name.
+        dataset: the name of the dataset. This name or the file's name identifies EMNIST.
 
     Returns:
-        uint8[N, H, W] of images, uint8[N] of labels.
+        uint8[N, H, W] for images, uint8[N] for labels.
 
     Raises:
-        RunError: it is another file, empty, cut short, or too large.
+        RunError: The file is not such an idx file, or is empty, truncated or too large.
     """
-    what = CONTENTS[dimensions]
+    content = CONTENTS[dimensions]
     try:
-        with opened(path) as file:
-            kind = _kind(file.read(4))
-            if kind is None:
+        with open_unpacked(path) as file:
+            found = _type_and_dimensions(file.read(4))
+            if found is None:
                 raise RunError(
-                    f"{path} is not an idx file of {what}. Use MNIST's format, gzipped or not."
+                    f"{path} is not an idx file of {content}. Use MNIST's format, gzipped or not."
                 )
-            if kind != ("uint8", dimensions):
-                found = f"{kind[1]}-D {kind[0]} data" + (
-                    f" ({CONTENTS[kind[1]]}?)" if kind[1] != dimensions else ""
-                )
+            if found != ("uint8", dimensions):
+                guess = f" ({CONTENTS[found[1]]}?)" if found[1] != dimensions else ""
                 raise RunError(
-                    f"{path} holds {found}. Allowed for {what}: {dimensions}-D uint8 data."
+                    f"{path} contains {found[1]}-D {found[0]} data{guess}. "
+                    f"Allowed for {content}: {dimensions}-D uint8 data."
                 )
             shape = struct.unpack(f">{dimensions}I", file.read(4 * dimensions))
-            if not 0 < (size := math.prod(shape)) <= LARGEST:
-                limit = f"at most {LARGEST:,} are read" if size else "that is none"
-                raise RunError(f"{path} says that it holds {size:,} bytes; {limit}")
-            content = file.read(size + 1)  # one more, to see whether it ends there
+            size = math.prod(shape)
+            if not 0 < size <= MAX_BYTES:
+                raise RunError(
+                    f"{path} has {size:,} bytes of data according to its header. "
+                    f"Allowed: 1 to {MAX_BYTES:,}."
+                )
+            values = file.read(size + 1)  # The additional byte shows whether the file ends there.
     except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
-        raise RunError(
-            f"{path} cannot be read ({getattr(error, 'strerror', None) or error})"
-        ) from error
-    if len(content) != size:
-        raise RunError(
-            f"{path} is damaged: it holds {'more' if len(content) > size else 'less'} than it says"
-        )
-    array = np.frombuffer(content, np.uint8).reshape(shape)
-    return (
-        array.swapaxes(1, 2)
-        if dimensions == 3 and (is_emnist(path.name) or is_emnist(dataset))
-        else array
-    )
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(f"{path} cannot be read ({reason})") from error
+    if len(values) != size:
+        difference = "more" if len(values) > size else "less"
+        raise RunError(f"{path} is damaged: it contains {difference} data than its header states")
+    array = np.frombuffer(values, np.uint8).reshape(shape)
+    transposed = dimensions == 3 and (is_emnist(path.name) or is_emnist(dataset))
+    return array.swapaxes(1, 2) if transposed else array
 
 
-def read_folder(folder: Path, dataset: str = "") -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def read_folder(folder: Path, dataset: str = "") -> tuple[dict[str, Any], dict[str, str]]:
     """Read a user's four idx files.
 
-    A file's name says what it holds, in letters of either case: `train` or `test` (or `t10k`), and `images` or
-    `labels`. Files whose name begins with a dot are ignored: macOS writes a `._NAME` beside each file on other disks.
+    The name of a file states its content: `train` or `test` (or `t10k`), and `images` or `labels`,
+    in upper or lower case. Files whose name starts with a dot are ignored, because macOS writes a
+    file `._NAME` beside each file on other disks.
 
     Args:
-        folder: where the files are.
-        dataset: name of the dataset. Where several files fit, those whose name contains it are used.
+        folder: contains the files.
+        dataset: the name of the dataset. If several files match, those whose name contains this
+            name are used.
 
     Returns:
-        The arrays by name, images uint8[N, 28, 28, 1], labels uint8[N], 0..9; and the SHA-256 sum of each file.
+        The arrays by name: images uint8[N, 28, 28, 1] and labels uint8[N], 0..9. The SHA-256
+        checksum of each file by its name.
 
     Raises:
-        RunError: a file is missing or wrong, or does not fit the others.
+        RunError: A file is missing, cannot be used, or does not match the others.
     """
-    arrays, sums = {}, {}
-    for name, (part, what) in PARTS.items():
-        path = _find(folder, part, what, dataset)
-        if path.name in sums:
-            raise RunError(
-                f"{path} is found for training and for the test. Keep one of these words in its name."
-            )
-        arrays[name] = read(path, 3 if what == "images" else 1, dataset)
-        sums[path.name] = sha256(path)
-        if wrong := _wrong(
-            what, arrays[name], len(arrays.get(name.replace("labels", "images"), ()))
-        ):
-            raise RunError(f"{path} {wrong}")
-        if what == "images":
-            arrays[name] = np.ascontiguousarray(arrays[name][..., None])
-    return arrays, sums
+    arrays, checksums = {}, {}
+    for part in ("train", "test"):
+        paths = [_find(folder, f"{part}_{content}", dataset) for content in ("images", "labels")]
+        images, labels = read(paths[0], 3, dataset), read(paths[1], 1)
+        for path in paths:
+            if path.name in checksums:
+                raise RunError(
+                    f"{path} matches both train and test. Keep one of these words in its name."
+                )
+            checksums[path.name] = sha256(path)
+        _check_images_and_labels(images, labels, *paths)
+        arrays[f"{part}_images"] = np.ascontiguousarray(images[..., None])
+        arrays[f"{part}_labels"] = labels
+    return arrays, checksums
 
 
-def _find(folder: Path, part: str, what: str, dataset: str) -> Path:
-    """Return the one file of a folder whose name says that it holds this part."""
+def _find(folder: Path, array: str, dataset: str) -> Path:
+    """Return the one file of a folder whose name states that it contains an array of FILES."""
     try:
         names = sorted(
             path.name
@@ -167,41 +148,51 @@ def _find(folder: Path, part: str, what: str, dataset: str) -> Path:
         )
     except OSError as error:
         raise RunError(f"the --data-dir {folder} cannot be read ({error.strerror})") from error
+    part, content = array.split("_")
     spellings = ("test", "t10k") if part == "test" else (part,)
-    found: list[str] = []
-    for end in (
-        "(?![a-z])",
-        "",
-    ):  # whole words come before words that only begin so; `latest` is never a test
+    # `latest` never matches test. `training` matches train only if no name has the whole word.
+    for end in ("(?![a-z])", ""):
         word = re.compile(f"(?<![a-z])({'|'.join(spellings)}){end}", re.IGNORECASE)
-        found = found or [name for name in names if word.search(name) and what in name.lower()]
-    if len(found) > 1 and dataset:  # EMNIST's release holds six datasets
-        found = [name for name in found if _letters(dataset) in _letters(name)] or found
+        found = [name for name in names if word.search(name) and content in name.lower()]
+        if found:
+            break
+    if len(found) > 1 and dataset:  # The release of EMNIST contains six datasets.
+        found = [name for name in found if _normalized(dataset) in _normalized(name)] or found
     if len(found) == 1:
         return folder / found[0]
-    described = f"with {' or '.join(spellings)} and {what} in the name"
+    described = f"with {' or '.join(spellings)} and {content} in the name"
     if found:
         raise RunError(
-            f"{folder} holds several files {described}: {', '.join(found)}. Keep one of them there, or choose a --data "
-            "that is part of one of these names only, such as emnist_digits."
+            f"{folder} contains several files {described}: {', '.join(found)}. Keep one of them "
+            "there, or choose a --data that is part of one of these names only, such as "
+            "emnist_digits."
         )
-    example = f"{spellings[-1]}-{what}-idx{3 if what == 'images' else 1}-ubyte.gz"
-    raise RunError(f"{folder} holds no file {described}. Add one, such as {example}.")
+    raise RunError(f"{folder} contains no file {described}. Add one, such as {FILES[array]}.")
 
 
-def _letters(name: str) -> str:
-    """Return a name's letters and digits, in lower case."""
+def _normalized(name: str) -> str:
+    """Return the letters and digits of a name in lower case."""
     return re.sub("[^a-z0-9]", "", name.lower())
 
 
-def _wrong(what: str, array: np.ndarray, images: int) -> str | None:
-    """What keeps an array from being trained on, or None; labels are for so many images."""
-    if what == "images" and array.shape[1:] != (28, 28):
-        return f"holds images of {array.shape[1]}x{array.shape[2]}; allowed: 28x28"
-    if what == "images" and array.max() < 2:
-        return f"has no pixel above {array.max()}; pixels go from 0 to 255"
-    if what == "labels" and array.max() > 9:
-        return f"has labels up to {array.max()}; allowed: 0 to 9, ten classes"
-    if what == "labels" and len(array) != images:
-        return f"holds {len(array):,} labels, for {images:,} images"
-    return None
+def _check_images_and_labels(
+    images: np.ndarray, labels: np.ndarray, images_path: Path, labels_path: Path
+) -> None:
+    """Check that a network can be trained on images uint8[N, H, W] and labels uint8[N].
+
+    Raises:
+        RunError: It cannot.
+    """
+    _, height, width = images.shape
+    if (height, width) != (28, 28):
+        raise RunError(f"{images_path} contains images of {height}x{width}; allowed: 28x28")
+    if images.max() < 2:
+        raise RunError(
+            f"{images_path} has no pixel above {images.max()}; pixels must use the range 0 to 255"
+        )
+    if labels.max() > 9:
+        raise RunError(
+            f"{labels_path} has labels up to {labels.max()}; allowed: 0 to 9, ten classes"
+        )
+    if len(labels) != len(images):
+        raise RunError(f"{labels_path} contains {len(labels):,} labels for {len(images):,} images")

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from jaxdrill.errors import RunError
-from jaxdrill.files import assert_regular
+from jaxdrill.files import check_regular_file
 
 MAX_SIDE = 1024  # pixels; a larger picture is reduced before anything else
 MAX_PIXELS = 50_000_000  # of a file
@@ -24,7 +24,7 @@ def read_grey(path: Path) -> np.ndarray:
         RunError: the file cannot be read, is too large, or is damaged. The message begins without the path.
     """
     try:
-        assert_regular(path)
+        check_regular_file(path)
         with (
             warnings.catch_warnings(action="ignore"),
             Image.open(path, formats=FORMATS) as image,

@@ -12,7 +12,7 @@ from jaxdrill import array_files
 from jaxdrill.config import from_table
 from jaxdrill.config.config import Config
 from jaxdrill.config.layers import Layer, infer_shapes
-from jaxdrill.data.preparation import Preparation, of_metadata
+from jaxdrill.data.preparation import Preparation, from_metadata
 from jaxdrill.errors import RunError, UsageError
 from jaxdrill.files import parse_json
 from jaxdrill.runs.folder import weights_file
@@ -69,7 +69,7 @@ def preparation(file: Path) -> Preparation:
             key: parse_json(metadata[key]) for key in ("preparation", "dataset") if key in metadata
         }
         dataset = texts.get("dataset") or parse_json(metadata["recipe"])["data"]
-        return of_metadata(texts, dataset)
+        return from_metadata(texts, dataset)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise RunError(
             f"{file} is damaged: its metadata cannot be read ({error}). Train the seed again."

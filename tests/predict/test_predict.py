@@ -13,7 +13,8 @@ from sklearn.datasets import load_digits
 
 from jaxdrill import weights
 from jaxdrill.array_files import read_npz
-from jaxdrill.data import embedded, idx
+from jaxdrill.data import digits as embedded
+from jaxdrill.data import idx
 from jaxdrill.data.preparation import FULL_FRAME, MNIST, Preparation, measure
 from jaxdrill.errors import RunError
 from jaxdrill.export.__main__ import export
@@ -210,7 +211,7 @@ def test_other_peoples_digits(tmp_path, capsys):
 
 
 def custom(layout: str, dark: bool) -> tuple[np.ndarray, np.ndarray]:
-    """scikit-learn's digits as images uint8[N, 28, 28] that fill them, or as in the embedded dataset."""
+    """scikit-learn's digits as images uint8[N, 28, 28] that fill them, or as in the dataset digits."""
     values, labels = load_digits(return_X_y=True)
     images = embedded.draw(values.reshape(-1, 8, 8), 3.5 if layout == "full_frame" else 2.5, 0, 0)[
         ..., 0

@@ -16,7 +16,7 @@ from conftest import ROOT
 from runs_in_parts import both, contents, rows, stop_in, without_seconds
 from soak.trial import small_disk
 
-from jaxdrill.data import embedded
+from jaxdrill import data
 from jaxdrill.main import main
 from jaxdrill.runs import checkpoints, group
 from jaxdrill.runs.reader import find, read
@@ -286,8 +286,8 @@ def test_verify(finished, capsys, monkeypatch):
     ]
     assert said.startswith("2 epoch(s) of seed(s) 3, 4: the same bits, stopped and continued ")
     assert said.endswith(" times; they are the run's own numbers") and " continued 0 " not in said
-    digits = embedded.digits()
-    monkeypatch.setattr(embedded, "digits", lambda: (255 - digits[0], *digits[1:]))
+    digits = data.digits.load_arrays()
+    monkeypatch.setattr(data.digits, "load_arrays", lambda: (255 - digits[0], *digits[1:]))
     assert main(["verify", str(finished), "--epochs", "1"]) == 0
     assert "the run's own numbers are others: it was made by " in capsys.readouterr().out
 

@@ -17,10 +17,10 @@ from runs_in_parts import both, contents, rows, stop_in, without_seconds
 from safetensors.numpy import save_file
 
 import jaxdrill
-from jaxdrill import array_files
+from jaxdrill import array_files, data
 from jaxdrill.array_files import read_npz, write_npz
 from jaxdrill.config import from_file
-from jaxdrill.data import embedded, splits
+from jaxdrill.data import splits
 from jaxdrill.errors import RunError
 from jaxdrill.report.prose import caveats
 from jaxdrill.report.tables import sessions
@@ -480,7 +480,7 @@ def test_another_dataset_of_the_same_name_is_refused(copy, command, digits, monk
         digits.test_images,
         digits.test_labels,
     )
-    monkeypatch.setattr(embedded, "digits", lambda: other)
+    monkeypatch.setattr(data.digits, "load_arrays", lambda: other)
     assert command(*both(copy, "--epochs", 3)) == 2
     assert "holds a run with dataset_sha256 = " in capsys.readouterr().err
 

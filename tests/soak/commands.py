@@ -1,5 +1,7 @@
-"""Every command on a run folder in which one file is spoilt: it is read rightly, or refused in a line, and nothing that
-a user has is lost. A command runs in a watched fork (`fuzz`) of a process in which JAX has done nothing yet.
+"""Run every command on a run folder in which one file is damaged.
+
+The command must read the file correctly or end with a one-line error, and no file of the user may
+be lost. A command runs in a monitored fork (`fuzz`) of a process that has not used JAX yet.
 """
 
 import contextlib
@@ -36,18 +38,18 @@ CHANGES: dict[str, Change] = {
 
 
 def prepare() -> None:
-    """Loads what the commands need, and makes their data few. Nothing of JAX may run before the forks."""
+    """Import what the commands need, and shrink the dataset. JAX must not run before the forks."""
     for name in ("matplotlib.font_manager", *(f"jaxdrill.{each}" for each in MODULES)):
         import_module(name)
-    from jaxdrill.data import embedded
+    from jaxdrill.data import digits
 
-    train, labels, test, test_labels = embedded.digits()
+    train, labels, test, test_labels = digits.load_arrays()
     few = train[:300], labels[:300], test[:100], test_labels[:100]
-    embedded.digits = lambda: few
+    digits.load_arrays = lambda: few
 
 
 class Runs:
-    """Two runs of different recipes and seeds, with files to put into each other, and the commands on the first."""
+    """Two runs of different recipes, whose files can be exchanged, and commands on the first."""
 
     def __init__(self, base: Path) -> None:
         self.base, self.run, self.other = base, base / "trained", base / "other"
@@ -67,12 +69,12 @@ class Runs:
         self.rows = kept_rows(self.run)
 
     def train(self, folder: Path, recipe: str, seed: str) -> list[str]:
-        """The arguments of a training."""
+        """Return the arguments of a training."""
         where = ["--step", f"{self.base / recipe}.toml", "--workdir", f"{folder}"]
         return [*where, "--seed", seed, "--seeds", "2", "--execution.seeds-together", "1"]
 
     def commands(self) -> dict[str, Callable[[], int]]:
-        """The commands by name."""
+        """Return the commands by name."""
         from jaxdrill.export import __main__ as export
         from jaxdrill.page import __main__ as page
         from jaxdrill.predict import __main__ as predict
@@ -90,7 +92,10 @@ class Runs:
         }
 
     def files(self, command: str, count: int, r: random.Random) -> list[tuple[str, bytes]]:
-        """A good file and spoilt ones for a command, each by its path and content; a tenth are files of other runs."""
+        """Return the paths and contents of a valid file and of damaged files for a command.
+
+        A tenth of the damaged files are files of the other run.
+        """
         good, found = sorted(self.good), []
         if command != "train":
             good = [path for path in good if not path.startswith("checkpoints")]
@@ -107,10 +112,11 @@ class Runs:
         return [(f"{self.run.name}/run.json", self.good["run.json"]), *found]
 
     def read(self, command: str) -> None:
-        """Runs a command while a file is spoilt; leaves all others as they were.
+        """Run a command while a file is damaged. Restore all other files.
 
         Raises:
-            AssertionError: it did something else than to succeed or to end with one line, or something was lost.
+            AssertionError: The command neither succeeded nor ended with one line, or a file was
+                lost.
         """
         before = contents(self.run)
         name = next((path for path in self.good if before.get(path) != self.good[path]), "")
@@ -129,7 +135,7 @@ class Runs:
             else:
                 (self.run / path).unlink()
         lines = err.getvalue().splitlines()
-        told = [
+        messages = [
             line for line in lines if "warning: " not in line and "was damaged; it is" not in line
         ]
         wrong = [
@@ -140,7 +146,7 @@ class Runs:
             f"{command} ended with {code}"
         )
         assert name or not code, f"{command} of a good run ended with {code} and {lines}"
-        assert not code or len(told) == 1, f"{command} ended with {code} and {told}"
+        assert not code or len(messages) == 1, f"{command} ended with {code} and {messages}"
         changed = {
             path for path in before.keys() | after.keys() if before.get(path) != after.get(path)
         }
@@ -161,14 +167,14 @@ def _main(arguments: list[str]) -> int:
 
 
 def five_images() -> bytes:
-    """An idx file of five images."""
-    from jaxdrill.data import embedded
+    """Return an idx file of five images."""
+    from jaxdrill.data import digits
 
-    return idx_bytes(embedded.digits()[2][:5, ..., 0])
+    return idx_bytes(digits.load_arrays()[2][:5, ..., 0])
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """The files of a run by their paths in it, but for the lock and TensorBoard's."""
+    """Return the files of a run by relative path, without the lock and TensorBoard's files."""
     return {
         os.path.relpath(file, folder): file.read_bytes()
         for file in folder.rglob("*")
@@ -177,7 +183,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def kept_rows(folder: Path) -> list[dict]:
-    """The rows of seeds 3 and 4, without their times."""
+    """Return the rows of seeds 3 and 4 without their times."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [
         {key: value for key, value in row.items() if key != "seconds"}

@@ -1,6 +1,7 @@
-"""Files spoilt by what they say: valid JSON, arrays and recipes with keys missing, values of other kinds, rows twice.
+"""Damage the values of files that stay valid JSON, arrays or TOML.
 
-Random bytes hardly ever give these: a key vanishes only if exactly its name, value and comma do.
+Keys are missing, values have other types, rows are repeated. Random changes of bytes almost never
+give such files: a key is removed only if exactly its name, its value and a comma are.
 """
 
 import io
@@ -76,7 +77,7 @@ WHOLE = [
 
 
 def _places(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Every list or table in a value, with every index or key of it."""
+    """Yield every list or table in a value with each of its indices or keys."""
     for key in (
         value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
     ):
@@ -85,7 +86,7 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def of_value(value: Any, r: random.Random) -> Any:
-    """A value of JSON in which one to three things are removed, replaced, renamed, exchanged or added."""
+    """Remove, replace, rename, exchange or add one to three items of a JSON value."""
     if r.random() < 0.03:
         return r.choice(WHOLE)
     value = json.loads(json.dumps(value))
@@ -115,12 +116,12 @@ def of_value(value: Any, r: random.Random) -> Any:
 
 
 def of_json(content: bytes, r: random.Random) -> bytes:
-    """A JSON file."""
+    """Change a JSON file."""
     return json.dumps(of_value(json.loads(content), r)).encode()
 
 
 def of_lines(content: bytes, r: random.Random) -> bytes:
-    """A file of JSON lines: lines removed, twice, exchanged, and changed within."""
+    """Remove, repeat, exchange and change lines of a JSON lines file."""
     lines = content.splitlines()
     for _ in range(r.randint(1, 3)):
         at, change = r.randrange(len(lines) or 1), r.randrange(6)
@@ -135,13 +136,13 @@ def of_lines(content: bytes, r: random.Random) -> bytes:
         else:
             try:
                 lines[at] = of_json(lines[at], r)
-            except ValueError:  # it was changed before, to a number of too many digits
+            except ValueError:  # An earlier change gave a number with too many digits.
                 lines[at] = b"{}"
     return b"\n".join(lines) + b"\n"
 
 
 def of_array(array: np.ndarray, r: random.Random) -> np.ndarray:
-    """An array of another type, shape or with other values."""
+    """Change the type, the shape or the values of an array."""
     change = r.randrange(7)
     if change == 0:
         kind = r.choice(["u1", "i8", "f2", "f4", "f8", "c16", "?", "S3", "U3"])
@@ -162,7 +163,7 @@ def of_array(array: np.ndarray, r: random.Random) -> np.ndarray:
 
 
 def of_arrays(arrays: dict[str, np.ndarray], r: random.Random) -> dict[str, np.ndarray]:
-    """Arrays by name, one or two of them removed, renamed, exchanged, changed or added."""
+    """Remove, rename, exchange, change or add one or two of the named arrays."""
     arrays = dict(arrays)
     for _ in range(r.randint(1, 2)):
         if not arrays:
@@ -183,7 +184,7 @@ def of_arrays(arrays: dict[str, np.ndarray], r: random.Random) -> dict[str, np.n
 
 
 def of_npz(content: bytes, r: random.Random) -> bytes:
-    """An npz file, whose own sums are right."""
+    """Change an npz file. Its CRCs are valid."""
     with np.load(io.BytesIO(content)) as file:
         arrays = of_arrays(dict(file), r)
     np.savez(packed := io.BytesIO(), allow_pickle=False, **arrays)  # type: ignore[arg-type]
@@ -191,7 +192,7 @@ def of_npz(content: bytes, r: random.Random) -> bytes:
 
 
 def of_safetensors(content: bytes, r: random.Random) -> bytes:
-    """A safetensors file whose sum is made again: its arrays, its texts, or what a text says as JSON."""
+    """Change arrays, metadata or JSON in the metadata. The checksum is valid."""
     with tempfile.TemporaryDirectory() as folder:
         (file := Path(folder) / "x").write_bytes(content)
         arrays, texts = array_files.read(file)
@@ -215,7 +216,7 @@ def of_safetensors(content: bytes, r: random.Random) -> bytes:
 
 
 def of_idx(content: bytes, r: random.Random) -> bytes:
-    """An idx file of another type, of other dimensions, or with its lengths exchanged."""
+    """Change the type, the dimensions or the order of the lengths of an idx file."""
     (dimensions,) = content[3:4]
     lengths = list(struct.unpack(f">{dimensions}I", content[4 : 4 + 4 * dimensions]))
     values = content[4 + 4 * dimensions :]
@@ -231,7 +232,7 @@ def of_idx(content: bytes, r: random.Random) -> bytes:
 
 
 def as_toml(table: dict[str, Any]) -> str:
-    """A recipe's table as TOML: a line for each key, tables inline. Nulls, which TOML does not have, become `nan`."""
+    """Return a table as TOML, one line per key, with inline tables. None becomes `nan`."""
 
     def text(value: Any) -> str:
         if isinstance(value, dict):

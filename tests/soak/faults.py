@@ -1,7 +1,7 @@
-"""Faults at chosen moments of a run: each file that it opens, renames or removes in its folder is one.
+"""Inject faults into a run, before each file that it opens, renames or removes in its folder.
 
-Python's audit events say when, so the program itself knows nothing of it. A trial is a fork of a process that has
-loaded JAX and not begun to use it: it dies as a command does, and starts in no time.
+Python's audit events give the moments, so the program needs no hooks. A trial is a fork of a
+process that has imported JAX but not used it. It ends as a command does and starts at once.
 """
 
 import contextlib
@@ -14,13 +14,12 @@ from pathlib import Path
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
-Moment = tuple[
-    str, str
-]  # what is about to be done: open, rename or remove; and the file, without its numbers
+# What is about to happen (open, rename or remove), and the file's path without its digits.
+Moment = tuple[str, str]
 
 
 def _touched(event: str, arguments: tuple, folder: str) -> Moment | None:
-    """The moment that an audit event is, if it changes something in the folder."""
+    """Return the moment of an audit event, None if the event changes nothing in the folder."""
     if event == "open":
         path, _, flags = arguments
         if not isinstance(path, str | os.PathLike) or not (flags or 0) & WRITING:
@@ -30,7 +29,7 @@ def _touched(event: str, arguments: tuple, folder: str) -> Moment | None:
     else:
         return None
     path = str(os.fspath(path))
-    # The lock is no part of the run, nor is the unnamed file by which filelock asks whether the folder can be locked.
+    # Neither the lock nor the unnamed file with which filelock tests the folder is part of the run.
     if not path.startswith(f"{folder}{os.sep}") or path.endswith(".lock"):
         return None
     kind = "".join(c for c in os.path.relpath(path, folder) if not c.isdigit())
@@ -38,7 +37,7 @@ def _touched(event: str, arguments: tuple, folder: str) -> Moment | None:
 
 
 def at_moments(folder: Path, then: Callable[[int, Moment], None]) -> None:
-    """Calls `then` before each change of a file in the folder, with its number from 0. It cannot be undone."""
+    """Call `then` before each change of a file, with its number from 0. It cannot be undone."""
     count, inside = 0, False
 
     def hook(event: str, arguments: tuple) -> None:
@@ -53,19 +52,19 @@ def at_moments(folder: Path, then: Callable[[int, Moment], None]) -> None:
 
 
 def kill(_: Moment) -> None:
-    """As `kill -9`, before the change."""
+    """Kill the process before the change, as `kill -9` does."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def kill_inside(_: Moment) -> None:
-    """The system kills the process within the next write, after 64 bytes of the file."""
+    """Make the system kill the process within the next write, after 64 bytes of the file."""
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
 
 
 def forked(work: Callable[[], int], out: Path) -> int:
-    """Runs work in a fork, with its output in a file, and returns how it ended: a code, or minus a signal."""
+    """Run work in a fork with its output in a file. Return the exit code, or minus the signal."""
     if not (child := os.fork()):
         code = 1
         with contextlib.suppress(BaseException):
@@ -84,7 +83,7 @@ def forked(work: Callable[[], int], out: Path) -> int:
 
 
 def moments(folder: Path, run: Callable[[], int], out: Path) -> list[Moment]:
-    """All moments of a run that nothing disturbs."""
+    """Return all moments of an undisturbed run."""
     names = out.with_suffix(".moments")
 
     def listed() -> int:
@@ -101,7 +100,7 @@ def moments(folder: Path, run: Callable[[], int], out: Path) -> list[Moment]:
 def at(
     number: int, fault: Callable[[Moment], None], folder: Path, run: Callable[[], int], out: Path
 ) -> int:
-    """How a run ended with a fault at a moment."""
+    """Run with a fault at a moment. Return the exit code, or minus the signal."""
 
     def disturbed() -> int:
         at_moments(folder, lambda count, moment: fault(moment) if count == number else None)

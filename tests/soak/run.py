@@ -1,9 +1,9 @@
-"""The long forms of the tests of faults and hostile files, about half an hour on two cores:
+"""Run the long tests of faults and hostile files, about half an hour on two cores.
 
     python tests/soak/run.py [PART...]
 
-Parts are kills, disks, faults and files; all without one. What came of each goes into results/soak.json, and as three
-lines into the README. Exits with 1 if anything went wrong.
+The parts are kills, disks, faults and files; the default is all. The results are written to
+results/soak.json, and as three lines to the README. The exit code is 1 if anything failed.
 """
 
 import json
@@ -33,7 +33,7 @@ FAULTS = [
 
 
 def _json_of(script: str, arguments: list[str], disk: bool = False) -> dict[str, Any]:
-    """What a script of this folder wrote; `disk`: with a small one of its own."""
+    """Return the JSON that a script of this folder writes. `disk`: run it on a small disk."""
     with tempfile.TemporaryDirectory() as folder:
         out, place = Path(folder) / "out.json", Path(folder) / "place"
         place.mkdir()
@@ -54,7 +54,7 @@ def _json_of(script: str, arguments: list[str], disk: bool = False) -> dict[str,
 
 
 def _faults() -> dict[str, Any]:
-    """The tests, the slow ones too, each of which does something to a run."""
+    """Run all tests that inject a fault into a run, also the slow ones."""
     command = [
         sys.executable,
         "-m",
@@ -85,8 +85,7 @@ PARTS = {
 
 
 def lines(found: dict[str, Any]) -> str:
-    """The outcome in three lines of Markdown."""
-
+    """Return the results as three lines of Markdown."""
     kills, lost = sum(found["kills"]["tried"].values()), len(found["kills"]["wrong"])
     full, failed = (
         found["disks"]["tried"]["full"],
@@ -94,16 +93,17 @@ def lines(found: dict[str, Any]) -> str:
     )
     others, wrong = found["faults"]["tried"], len(found["files"]["wrong"])
     return (
-        f"- {kills} kills (SIGKILL, SIGTERM), at each change of a file, inside each write, at random: {lost} runs lost "
-        "a bit.\n"
-        f"- {full} full disks, {others} tests of other faults, from flipped bytes to lost processes: {failed} failed.\n"
-        f"- {found['files']['files']:,} spoilt and hostile files through every reader: {wrong} neither read rightly "
-        "nor refused in a line."
+        f"- {kills} kills (SIGKILL, SIGTERM), at each change of a file, inside each write, at "
+        f"random: {lost} runs lost a bit.\n"
+        f"- {full} full disks, {others} tests of other faults, from flipped bytes to lost "
+        f"processes: {failed} failed.\n"
+        f"- {found['files']['files']:,} damaged and hostile files, read by every reader: "
+        f"{wrong} were neither read correctly nor rejected with a one-line error."
     )
 
 
 def main() -> int:
-    """The command."""
+    """Run the command. Return the exit code."""
     chosen = sys.argv[1:] or list(PARTS)
     found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for part in chosen:

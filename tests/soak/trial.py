@@ -1,9 +1,10 @@
-"""Disturbs small runs at chosen moments, repeats the command, and compares all that is left with an undisturbed run.
+"""Disturb small runs, rerun the command, and compare the run folder with an undisturbed run.
 
-    python tests/soak/trial.py FOLDER [--faults kill kill_inside full] [--each-kind] [--random N] [--json FILE]
+    python tests/soak/trial.py FOLDER [--faults kill kill_inside full] [--each-kind] [--random N]
+        [--json FILE]
 
-The folder is to be empty; for `full` it must be a small disk of its own (`small_disk` mounts one). Exits with 1 if
-anything differs.
+The folder must be empty. For `full` it must be a small disk (`small_disk` mounts one). The exit
+code is 1 if anything differs.
 """
 
 import argparse
@@ -38,7 +39,7 @@ augmentation = { rotation_degrees = 7 }
 
 
 def small_disk(folder: Path, megabytes: int, command: list[str]) -> list[str]:
-    """The command with a small disk of its own at a folder, which nobody else sees."""
+    """Return a command that runs with a small disk at a folder, visible only to it."""
     mount = f'mount -t tmpfs -o size={megabytes}m tmpfs "$0" && exec "$@"'
     return [
         "unshare",
@@ -54,20 +55,20 @@ def small_disk(folder: Path, megabytes: int, command: list[str]) -> list[str]:
 
 
 def prepare() -> None:
-    """Loads what a run needs and makes its data few. Nothing of JAX may run before the forks."""
-    from jaxdrill.data import embedded
+    """Import what a run needs, and shrink the dataset. JAX must not run before the forks."""
+    from jaxdrill.data import digits
 
-    train, labels, test, test_labels = embedded.digits()
-    embedded.digits = lambda: (train[:1437], labels[:1437], test, test_labels)
+    train, labels, test, test_labels = digits.load_arrays()
+    digits.load_arrays = lambda: (train[:1437], labels[:1437], test, test_labels)
     import jaxdrill.report.page
     import jaxdrill.runs.session  # noqa: F401
     from jaxdrill.runs import checkpoints
 
-    checkpoints.Checkpoints.due = lambda self: True  # after each epoch, however short
+    checkpoints.Checkpoints.due = lambda self: True  # After each epoch.
 
 
 class Setup:
-    """One way to run, and what an undisturbed run of it leaves."""
+    """One set of flags, and the files that an undisturbed run with them leaves."""
 
     def __init__(self, base: Path, flags: list[str]) -> None:
         self.base, self.workdir, self.out = base, base / "run", base / "out"
@@ -94,9 +95,8 @@ class Setup:
         return main(self.arguments)
 
     def left(self) -> dict[str, Any]:
-        """What a finished run has left, without its times."""
-        from jaxdrill.array_files import digest, read_npz
-        from jaxdrill.array_files import read as read_tensors
+        """Return the contents of a finished run, without times."""
+        from jaxdrill import array_files
         from jaxdrill.runs.reader import read
 
         run = read(self.workdir)
@@ -105,10 +105,10 @@ class Setup:
         for file in sorted(self.workdir.rglob("*")):
             name = f"{file.relative_to(self.workdir)}"
             if file.suffix == ".safetensors" and "weights" in name:
-                found[name] = digest(read_tensors(file)[0], {})
+                found[name] = array_files.digest(array_files.read(file)[0], {})
             elif file.suffix == ".npz":
-                arrays = read_npz(file)
-                # Made again from a checkpoint, of one seed alone, the logits round otherwise.
+                arrays = array_files.read_npz(file)
+                # Evaluated again from a checkpoint with one seed, the logits round differently.
                 found[name] = {
                     key: a.round(3 if key == "probabilities" else 0).tolist()
                     for key, a in arrays.items()
@@ -118,16 +118,16 @@ class Setup:
         return found
 
     def trial(self, disturb: Callable[[], int]) -> str | None:
-        """What is wrong after a disturbance and the same command again, or None."""
+        """Disturb a run and rerun the command. Return what is wrong, or None."""
         shutil.rmtree(self.workdir, ignore_errors=True)
         self.out.unlink(missing_ok=True)
         try:
             ended = disturb()
         except AssertionError as error:
-            return f"was not told: {error}"
-        told = self.out.read_text() if self.out.exists() else ""
-        if "Traceback" in told:
-            return f"a traceback: {told[-1000:]}"
+            return f"was not reported: {error}"
+        printed = self.out.read_text() if self.out.exists() else ""
+        if "Traceback" in printed:
+            return f"a traceback: {printed[-1000:]}"
         self.out.unlink(missing_ok=True)
         if faults.forked(self.run, self.out):
             return f"ended with {ended}, and then: {self.out.read_text()[-1000:]}"
@@ -141,7 +141,7 @@ class Setup:
 
 
 def full(base: Path) -> Callable[[faults.Moment], None]:
-    """Fills the disk before a file is opened."""
+    """Return a fault that fills the disk before a file is opened."""
 
     def fill(_: faults.Moment) -> None:
         with contextlib.suppress(OSError), (base / "filler").open("wb", buffering=0) as file:
@@ -152,25 +152,25 @@ def full(base: Path) -> Callable[[faults.Moment], None]:
 
 
 def at_random(setup: Setup, seconds: float, number: int) -> int:
-    """A run that is killed, or asked to stop, after some seconds."""
+    """Send a signal to a run after some seconds. Return the exit code, or minus the signal."""
 
     def run() -> int:
         threading.Timer(seconds, os.kill, (os.getpid(), number)).start()
         code = setup.run()
-        os._exit(code)  # not to wait for the timer
+        os._exit(code)  # Do not wait for the timer.
 
     return faults.forked(run, setup.out)
 
 
 class Trials:
-    """Counts of what was tried, and what went wrong."""
+    """Count the trials, and collect the failures."""
 
     def __init__(self, base: Path, chosen: list[str], each_kind: bool) -> None:
         self.base, self.chosen, self.each_kind = base, chosen, each_kind
         self.tried, self.at, self.wrong = Counter[str](), Counter[str](), list[str]()
 
     def at_moments(self, name: str, setup: Setup) -> None:
-        """Each fault at each moment, or at the first of each kind of file."""
+        """Inject each fault at each moment, or at the first for each kind of file."""
         seen = set()
         for number, (event, kind) in enumerate(setup.moments):
             kind = kind.removesuffix("..tmp")
@@ -191,18 +191,18 @@ class Trials:
     def _disturbed(self, setup: Setup, number: int, fault: str) -> int:
         makers = {"kill": faults.kill, "kill_inside": faults.kill_inside, "full": full(self.base)}
         ended = faults.at(number, makers[fault], setup.workdir, setup.run, setup.out)
-        told = setup.out.read_text()
+        printed = setup.out.read_text()
         (self.base / "filler").unlink(missing_ok=True)
         if fault == "full":
-            line = told.splitlines()[-1]
+            line = printed.splitlines()[-1]
             enough = os.strerror(errno.ENOSPC) in line and "the same command continues" in line
-            assert ended == 1 and enough and told.count("jaxdrill: ") == 1, (ended, told)
+            assert ended == 1 and enough and printed.count("jaxdrill: ") == 1, (ended, printed)
         else:
-            assert ended in (-signal.SIGKILL, -signal.SIGXFSZ), (ended, told[-1000:])
+            assert ended in (-signal.SIGKILL, -signal.SIGXFSZ), (ended, printed[-1000:])
         return ended
 
     def at_random(self, name: str, setup: Setup, count: int, seconds: float) -> None:
-        """Kills and stops within so many seconds."""
+        """Kill or stop `count` runs at random moments within `seconds`."""
         generator = random.Random(0)
         for _ in range(count):
             number, after = (
@@ -218,7 +218,7 @@ class Trials:
 
 
 def main() -> int:
-    """The command."""
+    """Run the command. Return the exit code."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument(
@@ -228,7 +228,9 @@ def main() -> int:
         choices=["kill", "kill_inside", "full"],
     )
     parser.add_argument(
-        "--each-kind", action="store_true", help="only where each kind of file is opened first"
+        "--each-kind",
+        action="store_true",
+        help="only the first time that each kind of file is opened",
     )
     parser.add_argument(
         "--random", type=int, default=0, metavar="N", help="kills and stops at random moments"
@@ -241,9 +243,9 @@ def main() -> int:
     trials = Trials(base, options.faults, options.each_kind)
     for name, flags in list(SETUPS.items())[: 1 if options.each_kind else None]:
         shutil.rmtree(base / "run", ignore_errors=True)
-        began = time.monotonic()
+        start = time.monotonic()
         setup = Setup(base, flags)
-        seconds = time.monotonic() - began
+        seconds = time.monotonic() - start
         trials.at_moments(name, setup)
         trials.at_random(name, setup, options.random // len(SETUPS), seconds)
     found = {
