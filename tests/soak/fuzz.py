@@ -47,7 +47,7 @@ from soak import commands, damage  # noqa: E402
 from jaxdrill import array_files, config, data, weights  # noqa: E402
 from jaxdrill.data import idx
 from jaxdrill.errors import RunError, UsageError, printable  # noqa: E402
-from jaxdrill.predict import digit  # noqa: E402
+from jaxdrill.predict import read_picture  # noqa: E402
 from jaxdrill.report import page  # noqa: E402
 from jaxdrill.runs import checkpoints, provenance, reader, resume  # noqa: E402
 
@@ -243,7 +243,7 @@ def corpus(base: Path) -> list[Case]:
     for kind in ("png", "jpeg", "gif", "bmp", "tiff", "webp", "ppm"):
         drawn = base / f"picture.{kind}"
         picture.convert("RGB" if kind in ("jpeg", "webp") else "L").save(drawn)
-        cases.append((drawn.name, mutated, lambda drawn=drawn: digit.read(drawn)))
+        cases.append((drawn.name, mutated, lambda drawn=drawn: read_picture(drawn)))
     return cases
 
 
