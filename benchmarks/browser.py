@@ -1,4 +1,4 @@
-"""A headless Chromium, driven as a person would drive it, by the DevTools protocol over pipes."""
+"""Control a headless Chromium with real input events, by the DevTools protocol over pipes."""
 
 import base64
 import itertools
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-# Without a network, a start that looks for updates waits for time-outs.
+# Without a network, looking for updates would delay the start until a timeout.
 FLAGS = [
     "--headless",
     "--disable-gpu",
@@ -29,12 +29,12 @@ FLAGS = [
 
 
 def program() -> str | None:
-    """The path of the browser, if one is installed."""
+    """Return the path of Chromium, or None if it is not installed."""
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
 class Browser:
-    """One page. `errors` holds what its console and its Content-Security-Policy complained of."""
+    """Control one page. `errors` holds the errors of its console and its security policy."""
 
     def __init__(self, commands: int, answers: int) -> None:
         self._commands, self._answers, self._buffer = commands, answers, b""
@@ -48,7 +48,7 @@ class Browser:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """The result of a command of the protocol."""
+        """Run a command of the protocol and return its result."""
         number = next(self._numbers)
         message = {"id": number, "method": method, "params": parameters}
         message |= {"sessionId": self._session} if self._session else {}
@@ -67,7 +67,7 @@ class Browser:
             ready, _, _ = select.select(
                 [self._answers], [], [], max(0, deadline - time.monotonic())
             )
-            assert ready, "the browser does not answer"
+            assert ready, "the browser does not respond"
             part = os.read(self._answers, 2**20)
             assert part, "the browser has ended"
             self._buffer += part
@@ -75,7 +75,7 @@ class Browser:
         return json.loads(message)
 
     def open(self, file: Path, width: int = 1200, height: int = 900, dark: bool = False) -> None:
-        """Opens a page and waits until its body says that it is ready."""
+        """Open a page and wait until it is ready."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -89,7 +89,7 @@ class Browser:
         self.wait("document.body && document.body.dataset.ready === 'yes'")
 
     def run(self, code: str) -> Any:
-        """The value of JavaScript, awaited if it is a promise."""
+        """Run JavaScript and return its value. A promise is awaited."""
         answer = self.call(
             "Runtime.evaluate", expression=code, awaitPromise=True, returnByValue=True
         )
@@ -97,14 +97,14 @@ class Browser:
         return answer["result"].get("value")
 
     def wait(self, condition: str) -> None:
-        """Waits until JavaScript is true."""
+        """Wait until a JavaScript expression is true."""
         deadline = time.monotonic() + 30
         while not self.run(condition):
             assert time.monotonic() < deadline, condition
             time.sleep(0.02)
 
     def mouse(self, kind: str, x: float, y: float, button: str = "left") -> None:
-        """Move the mouse to a point of the window (`Moved`), or press or release a button there (`Pressed`, ...)."""
+        """Move the mouse to a point (`Moved`), or press or release a button (`Pressed`, ...)."""
         self.call(
             "Input.dispatchMouseEvent",
             type=f"mouse{kind}",
@@ -116,12 +116,13 @@ class Browser:
         )
 
     def touch(self, finger: int, kind: str, x: float = 0, y: float = 0) -> None:
-        """Put a finger down on a point of the window, move it there, or lift it: `Down`, `Move`, `Up`."""
+        """Put a finger down on a point, move it, or lift it: `Down`, `Move`, `Up`."""
         self._fingers.pop(finger, None)
         if kind != "Up":
             self._fingers[finger] = {"x": x, "y": y, "id": finger}
         points = list(self._fingers.values())
-        # DevTools expects touchEnd without points: while other fingers touch, an event without this finger lifts it.
+        # DevTools expects touchEnd without points. While other fingers touch, an event without this
+        # finger lifts it.
         event = {
             "Down": "touchStart",
             "Move": "touchMove",
@@ -145,7 +146,7 @@ class Browser:
         self.call("Input.dispatchKeyEvent", type="keyUp", key=key, modifiers=modifiers)
 
     def screenshot(self, file: Path) -> None:
-        """Writes what the window shows as PNG."""
+        """Write a PNG picture of the page."""
         file.write_bytes(
             base64.b64decode(
                 self.call("Page.captureScreenshot", captureBeyondViewport=True)["data"]
@@ -155,7 +156,7 @@ class Browser:
 
 @contextmanager
 def started(profile: Path) -> Iterator[Browser]:
-    """A browser with a profile folder of its own."""
+    """Start Chromium with an empty profile folder."""
     (their_input, commands), (answers, their_output) = os.pipe(), os.pipe()
     flags = [*FLAGS, f"--user-data-dir={profile}", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
 

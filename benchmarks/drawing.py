@@ -1,10 +1,10 @@
-"""How long the page to draw on takes in headless Chromium, from a point of the pen to the answers.
+"""Measure the page in headless Chromium: the time from a point of the pen to the predictions.
 
     python -m benchmarks.drawing results/step_5 results/step_6
     python -m benchmarks.drawing results/step_{5,6,6_fast,6_one,6_small} --picture docs/page.png
 
-A digit is drawn point by point. After each the page looks at the drawing and begins to answer, then gives way to what
-else there is to do, and goes on until every network has answered. With `--picture` nothing is timed.
+A digit is drawn point by point. After each point, the page processes the drawing and runs the
+networks, pausing for other events, until every network has predicted. `--picture` measures nothing.
 """
 
 import argparse
@@ -62,17 +62,16 @@ def main() -> None:
     parser.add_argument(
         "runs", type=Path, nargs="+", metavar="RUN", help="run folder, or a folder of run folders"
     )
-    parser.add_argument(
-        "--picture", type=Path, metavar="FILE.png", help="only write what the window shows"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the times into this file")
+    picture = "write a picture of the page, and measure nothing"
+    parser.add_argument("--picture", type=Path, metavar="FILE.png", help=picture)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="file to write the times to")
     options = parser.parse_args()
     if not browser.program():
         raise RunError("no Chromium is installed")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         file = Path(folder) / "page.html"
         write_text(
-            file, page.build(read_each(options.runs), page.MOST_SEEDS if options.picture else 1)
+            file, page.build(read_each(options.runs), page.MAX_SEEDS if options.picture else 1)
         )
         with browser.started(Path(folder) / "profile") as opened:
             if options.picture:

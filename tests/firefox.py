@@ -1,4 +1,4 @@
-"""A headless Firefox, driven as `benchmarks.browser` drives Chromium, by WebDriver BiDi over a web socket."""
+"""Control a headless Firefox like `benchmarks.browser` controls Chromium, by WebDriver BiDi."""
 
 import base64
 import json
@@ -47,7 +47,7 @@ class Firefox:
         self._context = self.call("browsingContext.getTree")["contexts"][0]["context"]
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Return the result of a command of the protocol."""
+        """Run a command of the protocol and return its result."""
         self._number += 1
         self._socket.send(json.dumps({"id": self._number, "method": method, "params": parameters}))
         deadline = time.monotonic() + ANSWER
@@ -60,7 +60,7 @@ class Firefox:
                 self.errors.append(message["params"])
 
     def open(self, file: Path, width: int = 1200, height: int = 900) -> None:
-        """Open a page and wait until its body says that it is ready."""
+        """Open a page and wait until it is ready."""
         viewport = {"width": width, "height": height}
         self.call("browsingContext.setViewport", context=self._context, viewport=viewport)
         self.call(
@@ -72,7 +72,7 @@ class Firefox:
         self.wait("document.body.dataset.ready === 'yes'")
 
     def run(self, code: str) -> Any:
-        """Return the value of JavaScript, awaited if it is a promise."""
+        """Run JavaScript and return its value. A promise is awaited."""
         answer = self.call(
             "script.evaluate",
             expression=f"(async () => JSON.stringify(await ({code}) ?? null))()",
@@ -84,14 +84,14 @@ class Firefox:
         return json.loads(answer["result"]["value"])
 
     def wait(self, condition: str) -> None:
-        """Wait until JavaScript is true."""
+        """Wait until a JavaScript expression is true."""
         deadline = time.monotonic() + ANSWER
         while not self.run(condition):
             assert time.monotonic() < deadline, condition
             time.sleep(0.02)
 
     def mouse(self, kind: str, x: float, y: float, button: str = "left") -> None:
-        """Move the mouse to a point of the window (`Moved`), or press or release a button there (`Pressed`, ...)."""
+        """Move the mouse to a point (`Moved`), or press or release a button (`Pressed`, ...)."""
         actions = [{"type": "pointerMove", "x": round(x), "y": round(y)}]
         if kind != "Moved":
             actions.append(
@@ -103,7 +103,7 @@ class Firefox:
         self._act("pointer", "mouse", actions, parameters={"pointerType": "mouse"})
 
     def touch(self, finger: int, kind: str, x: float = 0, y: float = 0) -> None:
-        """Put a finger down on a point of the window, move it there, or lift it: `Down`, `Move`, `Up`."""
+        """Put a finger down on a point, move it, or lift it: `Down`, `Move`, `Up`."""
         actions = [{"type": "pointerMove", "x": round(x), "y": round(y)}] if kind != "Up" else []
         actions += [{"type": f"pointer{kind}", "button": 0}] if kind != "Move" else []
         self._act("pointer", f"finger {finger}", actions, parameters={"pointerType": "touch"})
@@ -124,7 +124,7 @@ class Firefox:
         self.call("input.performActions", context=self._context, actions=[source])
 
     def screenshot(self, file: Path) -> None:
-        """Write what the window shows as PNG."""
+        """Write a PNG picture of the page."""
         data = self.call(
             "browsingContext.captureScreenshot", context=self._context, origin="document"
         )["data"]
@@ -133,7 +133,7 @@ class Firefox:
 
 @contextmanager
 def started(profile: Path, preferences: Mapping[str, bool]) -> Iterator[Firefox]:
-    """Start Firefox with its own, empty profile folder and with preferences that differ from its defaults."""
+    """Start Firefox with an empty profile folder and with preferences."""
     lines = [
         f"user_pref({json.dumps(name)}, {json.dumps(value)});\n"
         for name, value in preferences.items()

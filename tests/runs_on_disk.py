@@ -95,18 +95,19 @@ def write_run(
 
 
 def write_trained(path: Path, step: str, seeds=(3,)) -> Path:
-    """A folder with weights as if trained: nothing is 0 or 1 that could hide a mistake."""
+    """Write the weights of seeds. No array is 0 or 1, which could hide a mistake."""
     recipe = config.load(step)
+    shapes = jax.eval_shape(
+        lambda: network.named_weights(*network.init(recipe.network, jax.random.key(0)))
+    )
+    ranges = {"scale": (0.3, 1.5), "var": (0.3, 1.5), "bias": (-0.5, 0.5), "mean": (-0.5, 0.5)}
     for seed in seeds:
-        generator = np.random.default_rng(seed)
-        arrays = network.named_weights(*network.init(recipe.network, jax.random.key(seed)))
-        arrays = {name: np.asarray(a) for name, a in arrays.items()}
-        for name, a in arrays.items():
-            if name.endswith((".scale", ".var")):
-                arrays[name] = generator.uniform(0.3, 1.5, a.shape).astype(np.float32)
-            elif name.endswith((".bias", ".mean")):
-                arrays[name] = generator.uniform(-0.5, 0.5, a.shape).astype(np.float32)
-        weights.write_weights(folder.weights_file(path, seed), arrays, recipe, {"seed": seed})
+        generator, arrays = np.random.default_rng(seed), {}
+        for name, array in shapes.items():
+            bound = np.prod(array.shape[:-1]) ** -0.5  # of PyTorch's initial kernels
+            low, high = ranges.get(name.rpartition(".")[2], (-bound, bound))
+            arrays[name] = generator.uniform(low, high, array.shape).astype(np.float32)
+        weights.write_weights(weights.weights_file(path, seed), arrays, recipe, {"seed": seed})
     return path
 
 

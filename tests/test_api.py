@@ -25,8 +25,8 @@ import jax, numpy as np, sklearn.model_selection, tensorflow_datasets
 import jaxdrill
 from jaxdrill.data import digits as embedded
 
-digits = embedded.digits()
-embedded.digits = lambda: (digits[0][:64], digits[1][:64], *digits[2:])
+digits = embedded.load_arrays()
+embedded.load_arrays = lambda: (digits[0][:64], digits[1][:64], *digits[2:])
 
 
 class Memory(ctypes.Structure):

@@ -28,7 +28,7 @@ from jaxdrill.export import __main__ as export
 from jaxdrill.main import main
 from jaxdrill.page import __main__ as page_command
 from jaxdrill.predict import __main__ as predict
-from jaxdrill.predict import digit
+from jaxdrill.predict import read_picture
 from jaxdrill.report import __main__ as report
 from jaxdrill.report import analysis, page
 from jaxdrill.runs import provenance, reader
@@ -274,7 +274,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
     with pytest.raises(RunError, match="Not a regular file"):
         array_files.read(tmp_path / "x.safetensors")
     with pytest.raises(RunError, match="Not a regular file"):
-        digit.read(tmp_path / "pipe")
+        read_picture(tmp_path / "pipe")
 
 
 def test_a_file_too_large_is_not_read(tmp_path):

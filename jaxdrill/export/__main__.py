@@ -1,5 +1,6 @@
-"""The command `python -m jaxdrill.export RUN --to FORMAT`: a trained network for other runtimes."""
+"""Run the command `jaxdrill export`."""
 
+import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -8,42 +9,51 @@ from pathlib import Path
 from jaxdrill.errors import Parser, exit_code, say
 from jaxdrill.export import FORMATS, export
 
+ABOUT = """\
+Write a trained network as a file for another runtime: ONNX, StableHLO or safetensors.
+The network takes images uint8[N, 28, 28] and returns logits float32[N, 10].
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Writes the file, prints its path, and returns the exit code, as `errors.exit_code` says."""
-    return exit_code(lambda: _command(list(sys.argv[1:] if argv is None else argv)))
+examples:
+  jaxdrill export runs/step_5 --to onnx
+  jaxdrill export runs/step_5 --to pytorch --seed 2 --out digits.safetensors
+  jaxdrill export runs/step_5/weights/seed_1.safetensors --to safetensors --batch-norm kept"""
 
 
-def _command(arguments: list[str]) -> None:
-    parser = Parser(prog="python -m jaxdrill.export", description=__doc__, allow_abbrev=False)
-    parser.add_argument(
-        "run", type=Path, metavar="RUN", help="run folder, or a .safetensors file in its weights/"
+def parser() -> Parser:
+    """Return the parser of the command's arguments."""
+    raw = argparse.RawDescriptionHelpFormatter
+    made = Parser("jaxdrill export", description=ABOUT, formatter_class=raw, allow_abbrev=False)
+    made.add_argument("run", type=Path, metavar="RUN", help="run folder, or a file in its weights/")
+    made.add_argument(
+        "--to", required=True, choices=FORMATS, metavar="TEXT", help=", ".join(FORMATS)
     )
-    parser.add_argument(
-        "--to", required=True, choices=FORMATS, metavar="FORMAT", help=", ".join(FORMATS)
-    )
-    parser.add_argument(
-        "--seed", type=int, metavar="N", help="which seed of the run (default: its first)"
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="(default: such as step_5_seed_1.onnx, here)"
-    )
-    parser.add_argument(
+    made.add_argument("--seed", type=int, metavar="INT", help="seed (default: the first seed)")
+    out = "file to write (default: RUN_seed_N.onnx and so on, in the current folder)"
+    made.add_argument("--out", type=Path, metavar="FILE", help=out)
+    made.add_argument(
         "--batch-norm",
         choices=("folded", "kept"),
         default="folded",
-        help="folded into a factor and an addend, or kept (default: folded)",
+        metavar="TEXT",
+        help="folded into a scale and a shift, or kept (default: folded)",
     )
-    options = parser.parse_args(arguments)
-    file = export(
-        options.run, options.to, options.seed, options.out, options.batch_norm == "folded"
-    )
-    if file.is_file():  # else it went into a device or a pipe, perhaps into stdout
+    return made
+
+
+def run(arguments: list[str]) -> None:
+    """Export a network and print the path of the file."""
+    options = parser().parse_args(arguments)
+    fold = options.batch_norm == "folded"
+    file = export(options.run, options.to, options.seed, options.out, fold)
+    if file.is_file():  # After writing to a pipe or a device, stdout may be the output itself.
         say(f"{file}")
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    return exit_code(lambda: run(list(sys.argv[1:] if argv is None else argv)))
+
+
 if __name__ == "__main__":
-    os.environ.setdefault(
-        "JAX_PLATFORMS", "cpu"
-    )  # nothing is computed that an accelerator would be needed for
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # The export computes nothing large.
     sys.exit(main())

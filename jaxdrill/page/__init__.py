@@ -1,4 +1,4 @@
-"""One HTML file in which a person draws a digit and trained networks answer: no server, no network, no library."""
+"""Build one HTML file in which a user draws a digit and trained networks predict it."""
 
 import base64
 import hashlib
@@ -15,150 +15,137 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from jaxdrill import weights
 from jaxdrill.config.layers import count_parameters, infer_shapes
 from jaxdrill.errors import RunError
-from jaxdrill.runs.reader import Run
 from jaxdrill.nn.network import MEAN, STANDARD_DEVIATION
-from jaxdrill.weights import trained
-from jaxdrill.weights.trained import Trained
+from jaxdrill.runs.reader import Run
+from jaxdrill.weights import RETRAIN, TrainedNetwork
+from jaxdrill.weights.convert import FOLDED, KERNELS
 
-BUDGET = (
-    330_000  # bytes that the weights may take in the page; beyond it a run has its first seed only
-)
-MOST_SEEDS, HARD_IMAGES = 5, 30
-LEVELS, FEW_LEVELS = (
-    127,
-    31,
-)  # whole numbers to either side of 0 that kernels are rounded to, and those of
-LARGE = 50_000  # parameters and more: 8 bits, and 6
-
-
-@dataclass(frozen=True)
-class Packed:
-    """One seed's weights in the order in which network.js reads them."""
-
-    layers: list[dict[str, Any]]
-    floats: list[np.ndarray]  # float32
-    whole: list[np.ndarray]  # int8
-
-    @property
-    def size(self) -> int:
-        """Bytes that it takes in the page, about."""
-        return len(encoded([self]))
+MAX_BYTES = 330_000  # of the weights in the page; the first seed of each run is always included
+MAX_SEEDS, MAX_IMAGES = 5, 30
+# Kernels are rounded to integers from -LEVELS to LEVELS. Networks with LARGE parameters or more
+# have fewer levels.
+LEVELS, FEW_LEVELS, LARGE = 127, 31, 50_000
 
 
 @dataclass
-class Network:
-    """A run on the page, with some of its seeds."""
+class PageNetwork:
+    """A run on the page: the seeds that are included, and the arrays that network.js reads."""
 
     run: Run
     seeds: list[int] = field(default_factory=list)
-    packed: list[Packed] = field(default_factory=list)
+    floats: list[np.ndarray] = field(default_factory=list)  # float32
+    integers: list[np.ndarray] = field(default_factory=list)  # int8
+    layers: list[dict[str, Any]] = field(default_factory=list)
+    dark: bool = False  # trained on dark strokes
 
-    def describe(self, several: bool) -> dict[str, Any]:
-        """What the page says of it and how it is computed; `several` runs are of its name."""
+    def describe(self, ambiguous: bool) -> dict[str, Any]:
+        """Return the network's texts and layers. `ambiguous`: another run has the same name."""
         run, end = self.run, infer_shapes(self.run.config.network)[-1]
         return {
-            "name": f"{run.name} ({run.folder})" if several else run.name,
+            "name": f"{run.name} ({run.folder})" if ambiguous else run.name,
             "parameters": end.parameters,
             "operations": end.macs,
             "accuracy": f"{run.split} {100 * run.metrics['accuracy'][:, -1].mean():.2f} %",
             "seeds": self.seeds,
-            "recipe": self.packed[0].layers,
-            "dark": weights.preparation(weights.find(run.folder, self.seeds[0])).is_dark_on_light,
+            "recipe": self.layers,
+            "dark": self.dark,
         }
 
 
-def pack(network: Trained) -> Packed:
-    """A folded network with its kernels rounded."""
-    floats, whole = [], []
-    levels = FEW_LEVELS if count_parameters(network.config.network) >= LARGE else LEVELS
-    for layer in network.layers:
-        arrays = [
-            network.weights.get(f"{layer['name']}.{key}")
-            for key in ("kernel", "depthwise", "scale", "shift")
-        ]
-        for kernel in (a for a in arrays[:2] if a is not None):
-            factors, numbers = rounded(kernel, levels)
-            floats.append(factors)
-            whole.append(numbers)
-        floats += [a for a in arrays[2:] if a is not None]
-    return Packed(network.layers, floats, whole)
+def build(runs: Sequence[Run], max_seeds: int = MAX_SEEDS) -> str:
+    """Build the page.
 
-
-def rounded(kernel: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:
-    """A kernel float32[..., O] as a factor of each output, float32[O], and whole numbers int8[..., O] to multiply,
-    of at most so many levels either way."""
-    largest = np.abs(kernel).max(axis=tuple(range(kernel.ndim - 1)))
-    factors = (np.where(largest > 0, largest, 1) / levels).astype(np.float32)
-    return factors, np.round(kernel / factors).astype(np.int8)
-
-
-def encoded(packed: Sequence[Packed]) -> str:
-    """All float32 numbers, then all int8 ones, compressed, in base64."""
-    arrays = [a.astype("<f4") for each in packed for a in each.floats] + [
-        a for each in packed for a in each.whole
-    ]
-    return deflated(arrays)
-
-
-def deflated(arrays: Iterable[np.ndarray]) -> str:
-    """Compress the bytes of arrays by zlib and encode them in base64, as `inflate` in network.js reads them."""
-    return base64.b64encode(zlib.compress(b"".join(a.tobytes() for a in arrays), 9)).decode()
-
-
-def build(runs: Sequence[Run], most_seeds: int = MOST_SEEDS) -> str:
-    """Build the page of runs: the first seed of each, then further seeds run by run while the page stays small.
+    The first seed of each run is included. Further seeds are added run by run while the weights
+    stay below MAX_BYTES.
 
     Args:
-        runs: with weights in their folders.
-        most_seeds: maximum number of seeds per run.
+        runs: runs with weights in their folders.
+        max_seeds: maximum number of seeds per run.
 
     Raises:
-        RunError: a run holds no weights.
+        RunError: a run has no weights, or its weights are damaged.
     """
-    networks, left = [Network(run) for run in runs], BUDGET
-    for number in range(most_seeds):
+    networks, free = [PageNetwork(run) for run in runs], MAX_BYTES
+    for number in range(max_seeds):
         for network in networks:
-            folder = network.run.folder
-            kept = [seed for seed in weights.seeds(folder) if seed in network.run.seeds]
-            if not kept:
-                raise RunError(
-                    f"{folder} holds no weights of its seeds; repeat the command that trained it"
-                )
-            for seed in kept[number : number + 1]:
-                one = trained.read(weights.find(folder, seed))
-                if one.config.network != network.run.config.network:
-                    what = f"{one.file} holds the weights of another network than the run's config.json"
-                    raise RunError(
-                        f"{what}. Delete it and repeat the command that trained the run."
-                    )
-                packed = pack(one)
-                if number == 0 or packed.size <= left:
-                    network.seeds.append(seed)
-                    network.packed.append(packed)
-                    left -= packed.size
+            run = network.run
+            seeds = [seed for seed in weights.seeds(run.folder) if seed in run.seeds]
+            if not seeds:
+                raise RunError(f"{run.folder} contains no weights of its seeds. {RETRAIN}")
+            for seed in seeds[number : number + 1]:
+                trained = weights.read_weights(file := weights.find(run.folder, seed))
+                if trained.config.network != run.config.network:
+                    what = f"{file} contains the weights of another network than config.json"
+                    raise RunError(f"{what}. Delete it and rerun the command that trained the run.")
+                floats, integers = quantize(trained)
+                size = len(encode([*floats, *integers]))
+                if number and size > free:
+                    continue
+                free -= size
+                network.seeds.append(seed)
+                network.floats += floats
+                network.integers += integers
+                if not number:
+                    network.layers = trained.layers
+                    network.dark = trained.preparation.is_dark_on_light
     return render(networks)
 
 
-def render(networks: Sequence[Network]) -> str:
-    """The page of networks."""
-    names = [network.run.name for network in networks]
+def quantize(network: TrainedNetwork) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Return the float32 and the int8 arrays of a network in the order of network.js."""
+    arrays = network.arrays(fold=True)
+    levels = FEW_LEVELS if count_parameters(network.config.network) >= LARGE else LEVELS
+    floats, integers = [], []
+    for layer in network.layers:
+        own = {key: arrays.get(f"{layer['name']}.{key}") for key in (*KERNELS, *FOLDED)}
+        for key, array in own.items():
+            if array is not None and key in KERNELS:
+                array, whole = round_kernel(array, levels)
+                integers.append(whole)
+            if array is not None:
+                floats.append(array)
+    return floats, integers
+
+
+def round_kernel(kernel: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Round a kernel float32[..., O] to integers from -levels to levels.
+
+    Returns:
+        The scale of each output, float32[O], and the integers int8[..., O]. Their product
+        approximates the kernel.
+    """
+    maximum = np.abs(kernel).max(axis=tuple(range(kernel.ndim - 1)))
+    scale = (np.where(maximum > 0, maximum, 1) / levels).astype(np.float32)
+    return scale, np.round(kernel / scale).astype(np.int8)
+
+
+def encode(arrays: Iterable[np.ndarray]) -> str:
+    """Compress arrays by zlib and encode them in base64. `inflate` in network.js reads them."""
+    content = b"".join(array.astype(array.dtype.newbyteorder("<")).tobytes() for array in arrays)
+    return base64.b64encode(zlib.compress(content, 9)).decode()
+
+
+def render(networks: Sequence[PageNetwork]) -> str:
+    """Return the HTML of the page."""
+    runs = [network.run for network in networks]
+    names = [run.name for run in runs]
     described = [network.describe(names.count(network.run.name) > 1) for network in networks]
-    hard, hard_bytes = hard_images([network.run for network in networks])
-    packed = [each for network in networks for each in network.packed]
+    indices, images = hard_images(runs)
+    floats = [array for network in networks for array in network.floats]
+    integers = [array for network in networks for array in network.integers]
     data = {
         "mean": MEAN,
         "deviation": STANDARD_DEVIATION,
         "networks": described,
-        "digits": hard,
-        "images": hard_bytes,
-        "floats": sum(a.size for each in packed for a in each.floats),
-        "weights": encoded(packed),
+        "digits": indices,
+        "images": images,
+        "floats": sum(array.size for array in floats),
+        "weights": encode([*floats, *integers]),
     }
-    here = files("jaxdrill.page")
-    script = "".join(
-        here.joinpath(name).read_text("utf-8") for name in ("network.js", "ink.js", "page.js")
-    )
-    style = here.joinpath("page.css").read_text("utf-8")
+    folder = files("jaxdrill.page")
+    scripts = ("network.js", "ink.js", "page.js")
+    script = "".join(folder.joinpath(name).read_text("utf-8") for name in scripts)
+    style = folder.joinpath("page.css").read_text("utf-8")
     environment = Environment(
         loader=PackageLoader("jaxdrill.page", ""),
         autoescape=True,
@@ -167,31 +154,36 @@ def render(networks: Sequence[Network]) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template("page.html.jinja").render(
-        title=", ".join(dict.fromkeys(network.run.dataset for network in networks)),
+        title=", ".join(dict.fromkeys(run.dataset for run in runs)),
         networks=described,
-        hard=hard,
-        split=networks[0].run.split,
+        hard=indices,
+        split=runs[0].split,
         data=json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),
         style=style,
-        style_sum=sum_of(style),
+        style_hash=csp_hash(style),
         script=script,
-        script_sum=sum_of(script),
+        script_hash=csp_hash(script),
     )
 
 
-def sum_of(text: str) -> str:
-    """What a Content-Security-Policy calls an inline script or style."""
+def csp_hash(text: str) -> str:
+    """Return the hash of an inline script or style for the Content-Security-Policy."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def hard_images(runs: Sequence[Run]) -> tuple[list[dict[str, int]], str]:
-    """The evaluated images that most networks of the first run's data get wrong, of those that the run folders hold:
-    index and label of each, and the images, uint8[N, 28, 28], as `deflated` returns them."""
+    """Find the evaluated images in the run folders that most networks classify incorrectly.
+
+    Only runs with the same evaluated images as the first run are used.
+
+    Returns:
+        The index and the label of each image, and the images uint8[N, 28, 28], encoded.
+    """
     images, wrong = {}, np.zeros(len(runs[0].labels))
     for run in runs:
         if run.same_images(runs[0]):
             images |= run.images
             wrong += (run.predicted != run.labels).mean(0)
-    chosen = sorted(images, key=lambda index: (-wrong[index], index))[:HARD_IMAGES]
-    told = [{"index": int(index), "label": int(runs[0].labels[index])} for index in chosen]
-    return told, deflated(images[index] for index in chosen)
+    chosen = sorted(images, key=lambda index: (-wrong[index], index))[:MAX_IMAGES]
+    table = [{"index": int(index), "label": int(runs[0].labels[index])} for index in chosen]
+    return table, encode(images[index] for index in chosen)

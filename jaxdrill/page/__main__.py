@@ -1,5 +1,6 @@
-"""The command `python -m jaxdrill.page RUN...`: a page to draw a digit on, answered by trained networks."""
+"""Run the command `jaxdrill page`."""
 
+import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -8,39 +9,53 @@ from pathlib import Path
 from jaxdrill.errors import Parser, UsageError, exit_code, say
 from jaxdrill.files import write_text
 
+ABOUT = """\
+Write an HTML page on which a user draws a digit and trained networks predict it.
+The page works offline, in any browser.
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Writes the page, prints its path and size, and returns the exit code, as `errors.exit_code` says."""
-    return exit_code(lambda: _command(list(sys.argv[1:] if argv is None else argv)))
+examples:
+  jaxdrill page runs/step_5
+  jaxdrill page runs --out digits.html
+  jaxdrill page runs/step_5 runs/step_6 --seeds 1"""
 
 
-def _command(arguments: list[str]) -> None:
-    parser = Parser(prog="python -m jaxdrill.page", description=__doc__, allow_abbrev=False)
-    parser.add_argument(
-        "runs", type=Path, nargs="+", metavar="RUN", help="run folder, or a folder of run folders"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("page.html"), metavar="FILE", help="(default: %(default)s)"
-    )
-    parser.add_argument(
-        "--seeds",
-        type=int,
-        metavar="N",
-        help="at most, of each run (default: as many as fit, up to 5)",
-    )
-    options = parser.parse_args(arguments)
+def parser() -> Parser:
+    """Return the parser of the command's arguments."""
+    raw = argparse.RawDescriptionHelpFormatter
+    made = Parser("jaxdrill page", description=ABOUT, formatter_class=raw, allow_abbrev=False)
+    runs = "run folder, or a folder of run folders"
+    made.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=runs)
+    out = "file to write (default: %(default)s)"
+    made.add_argument("--out", type=Path, default=Path("page.html"), metavar="FILE", help=out)
+    seeds = "maximum number of seeds per run (default: up to 5, while the page stays small)"
+    made.add_argument("--seeds", type=int, metavar="INT", help=seeds)
+    return made
+
+
+def run(arguments: list[str]) -> None:
+    """Write the page and print its path and size.
+
+    Raises:
+        RunError: a run cannot be read.
+        UsageError: `--seeds` is less than 1.
+    """
+    options = parser().parse_args(arguments)
     if options.seeds is not None and options.seeds < 1:
-        raise UsageError(f"--seeds is {options.seeds}; allowed: a whole number of at least 1")
+        raise UsageError(f"--seeds is {options.seeds}; allowed: an integer of at least 1")
     from jaxdrill import page
     from jaxdrill.runs.reader import read_each
 
-    text = page.build(read_each(options.runs), options.seeds or page.MOST_SEEDS)
+    text = page.build(read_each(options.runs), options.seeds or page.MAX_SEEDS)
     if write_text(options.out, text):
-        say(f"{options.out}: {options.out.stat().st_size / 1000:.0f} kB; open it in a browser")
+        size = options.out.stat().st_size / 1000
+        say(f"{options.out}: {size:.0f} kB. Open it in a browser.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    return exit_code(lambda: run(list(sys.argv[1:] if argv is None else argv)))
 
 
 if __name__ == "__main__":
-    os.environ.setdefault(
-        "JAX_PLATFORMS", "cpu"
-    )  # nothing is computed that an accelerator would be needed for
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # The command computes nothing large.
     sys.exit(main())

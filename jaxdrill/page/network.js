@@ -1,24 +1,26 @@
 "use strict";
-// The networks of the page: their weights, what they see of a drawing, and their answers.
+// Read the weights of the networks, scale and centre a drawing, and compute the predictions.
 
-const SIDE = 28, BOX = 20, CENTRE = 14.5, PAPER = 0.25; // as in digit.py, whose `centred` is the one below
+const SIDE = 28, BOX = 20, CENTRE = 14.5, PAPER = 0.25; // as in predict/digit.py
 
-// Return the bytes that were compressed by zlib and encoded in base64.
+// Decode base64 and decompress zlib.
 async function inflate(text) {
   const packed = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-  return new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"))).arrayBuffer();
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Response(stream).arrayBuffer();
 }
 
-// The networks of DATA, each with its layers for every seed. Its bytes are all float32 numbers (little-endian, as every
-// browser's machine is), then all int8 ones.
+// Return the networks of DATA with the layers of every seed. The bytes are all float32 numbers,
+// then all int8 numbers. They are little-endian, like every machine that runs a browser.
 async function unpack(data) {
   const bytes = await inflate(data.weights);
   let nextFloat = 0, nextByte = 4 * data.floats;
   const floats = (count) => new Float32Array(bytes, 4 * ((nextFloat += count) - count), count);
-  const kernel = (size, inputs, outputs) => { // [size, size, inputs, outputs]: a factor an output, and whole numbers
-    const count = size * size * inputs * outputs, factors = floats(outputs);
-    const whole = new Int8Array(bytes, (nextByte += count) - count, count);
-    return Float32Array.from(whole, (value, n) => value * factors[n % outputs]);
+  // Return a kernel [size, size, inputs, outputs]: integers times the scale of each output.
+  const kernel = (size, inputs, outputs) => {
+    const count = size * size * inputs * outputs, scale = floats(outputs);
+    const integers = new Int8Array(bytes, (nextByte += count) - count, count);
+    return Float32Array.from(integers, (value, n) => value * scale[n % outputs]);
   };
   for (const network of data.networks) {
     network.layers = network.seeds.map(() => {
@@ -37,16 +39,18 @@ async function unpack(data) {
   return data.networks;
 }
 
-// The outputs of all layers for an image of 28x28 numbers from 0 to 255: {side, channels, values}, rows, columns,
-// channels. The last one's values are the logits. It stops after every row, so that a page can do something else between.
+// Return the outputs of all layers for an image of 28x28 numbers from 0 to 255: {side, channels,
+// values}, with the values in the order rows, columns, channels. The values of the last layer are
+// the logits. The generator yields after every row, so that the page can handle events.
 function* forward(layers, image, mean, deviation) {
-  let flow = { side: SIDE, channels: 1, values: Float32Array.from(image, (value) => (value / 255 - mean) / deviation) };
+  const pixels = Float32Array.from(image, (value) => (value / 255 - mean) / deviation);
+  let flow = { side: SIDE, channels: 1, values: pixels };
   const outputs = [];
   for (const layer of layers) {
     if (!layer.conv) flow = pool(flow, layer.pool, layer.size);
     else {
-      const size = layer.separable ? 1 : layer.kernel;
-      flow = yield* convolve(flow, layer.mix, size, layer.separable ? 0 : layer.padding, layer.conv);
+      const [size, padding] = layer.separable ? [1, 0] : [layer.kernel, layer.padding];
+      flow = yield* convolve(flow, layer.mix, size, padding, layer.conv);
       if (layer.separable) flow = yield* filter(flow, layer.filter, layer.kernel, layer.padding);
       finish(flow, layer);
     }
@@ -55,9 +59,10 @@ function* forward(layers, image, mean, deviation) {
   return outputs;
 }
 
-// A convolution. What is 0, as half of ReLU's values are, costs nothing.
+// Convolve. Zeros are skipped: after ReLU, half of the values are 0.
 function* convolve({ side, channels, values }, kernel, size, padding, count) {
-  const width = side + 2 * padding - size + 1, result = new Float32Array(width * width * count), sums = new Float64Array(count);
+  const width = side + 2 * padding - size + 1, result = new Float32Array(width * width * count);
+  const sums = new Float64Array(count);
   for (let row = 0; row < width; row++) {
     for (let column = 0; column < width; column++) {
       sums.fill(0);
@@ -70,7 +75,8 @@ function* convolve({ side, channels, values }, kernel, size, padding, count) {
           let from = (y * side + x) * channels, weight = (i * size + j) * channels * count;
           for (let channel = 0; channel < channels; channel++, weight += count) {
             const value = values[from++];
-            if (value !== 0) for (let n = 0; n < count; n++) sums[n] += value * kernel[weight + n];
+            if (value === 0) continue;
+            for (let n = 0; n < count; n++) sums[n] += value * kernel[weight + n];
           }
         }
       }
@@ -81,7 +87,7 @@ function* convolve({ side, channels, values }, kernel, size, padding, count) {
   return { side: width, channels: count, values: result };
 }
 
-// Each channel by its own kernel.
+// Convolve each channel with its own kernel.
 function* filter({ side, channels, values }, kernel, size, padding) {
   const width = side + 2 * padding - size + 1, result = new Float32Array(width * width * channels);
   const sums = new Float64Array(channels);
@@ -105,7 +111,7 @@ function* filter({ side, channels, values }, kernel, size, padding) {
   return { side: width, channels, values: result };
 }
 
-// ReLU, and the factor and addend that batch norm comes to, in place.
+// Apply ReLU and the scale and shift of the batch norm, in place.
 function finish({ channels, values }, { relu, scale, shift }) {
   for (let n = 0; n < values.length; n++) {
     const value = relu && values[n] < 0 ? 0 : values[n], channel = n % channels;
@@ -115,7 +121,9 @@ function finish({ channels, values }, { relu, scale, shift }) {
 
 function pool({ side, channels, values }, kind, size) {
   const width = Math.floor(side / size), result = new Float32Array(width * width * channels);
-  for (let row = 0; row < width; row++) for (let column = 0; column < width; column++) for (let n = 0; n < channels; n++) {
+  for (let row = 0; row < width; row++)
+  for (let column = 0; column < width; column++)
+  for (let n = 0; n < channels; n++) {
     let largest = -Infinity, sum = 0;
     for (let i = 0; i < size; i++) for (let j = 0; j < size; j++) {
       const value = values[((row * size + i) * side + column * size + j) * channels + n];
@@ -128,24 +136,28 @@ function pool({ side, channels, values }, kind, size) {
 }
 
 function softmax(logits) {
-  const largest = Math.max(...logits), powers = Array.from(logits, (value) => Math.exp(value - largest));
+  const largest = Math.max(...logits);
+  const powers = Array.from(logits, (value) => Math.exp(value - largest));
   const sum = powers.reduce((a, b) => a + b);
   return powers.map((value) => value / sum);
 }
 
-// Ink from 0 to 1 in rows, scaled into a box of 20x20 and moved so that its centre of mass is MNIST's: 28x28 whole numbers
-// from 0 to 255, or null if there is none. Each pixel is the mean of what it covers.
+// Scale ink, numbers from 0 to 1 in rows, into a box of 20x20 pixels, and put its centre of mass
+// where MNIST has it. Return 28x28 integers from 0 to 255, or null if there is no ink. Each pixel
+// is the mean of the area that it covers. `centred` in predict/digit.py is the same function.
 function centred(ink, width, height) {
   const rows = new Float64Array(height), columns = new Float64Array(width);
   let total = 0;
-  for (let row = 0, n = 0; row < height; row++) for (let column = 0; column < width; column++, n++) {
+  for (let row = 0, n = 0; row < height; row++)
+  for (let column = 0; column < width; column++, n++) {
     if (!ink[n]) continue;
     rows[row] += ink[n];
     columns[column] += ink[n];
     total += ink[n];
   }
   if (!total) return null;
-  const span = (sums) => sums.findLastIndex((sum) => sum > 0) - sums.findIndex((sum) => sum > 0) + 1;
+  const inked = (sum) => sum > 0;
+  const span = (sums) => sums.findLastIndex(inked) - sums.findIndex(inked) + 1;
   const scale = Math.max(span(rows), span(columns)) / BOX;
   const [down, across] = [rows, columns].map((sums) => {
     const mass = sums.reduce((all, sum, n) => all + sum * (n + 0.5), 0) / total;

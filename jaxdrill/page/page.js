@@ -1,19 +1,21 @@
-// The page: drawing, and what the networks answer while one draws.
+// Draw on the page, and show the predictions of the networks.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
-const PAUSE_MS = 8; // how long to compute before the page may do something else
+const PAUSE_MS = 8; // Compute for this long, then let the browser handle events.
 const element = (id) => document.getElementById(id);
 const canvas = element("canvas"), context = canvas.getContext("2d");
-const pen = { x: canvas.width / 2, y: canvas.height / 2, down: false }; // of the keyboard
+const pen = { x: canvas.width / 2, y: canvas.height / 2, down: false }; // moved by the keyboard
 
-let strokes = [], undone = [], drawing = null, pointer = null, seen = null, generation = 0, networks = [];
+let strokes = [], undone = [], drawing = null, pointer = null;
+let seen = null, generation = 0, networks = [];
 let ink = new Raster(canvas.width, canvas.height);
 
 // ---- drawing
 
 function place(event) {
   const box = canvas.getBoundingClientRect();
-  return [(event.clientX - box.left) * canvas.width / box.width, (event.clientY - box.top) * canvas.height / box.height];
+  const [x, y] = [event.clientX - box.left, event.clientY - box.top];
+  return [x * canvas.width / box.width, y * canvas.height / box.height];
 }
 
 function trace(stroke) {
@@ -24,20 +26,21 @@ function trace(stroke) {
     context.quadraticCurveTo(...control, ...to);
   }
   const [x, y] = stroke.at(-1);
-  context.lineTo(x + 0.01, y); // a point alone is a dot
+  context.lineTo(x + 0.01, y); // A single point becomes a dot.
   context.stroke();
 }
 
 function redraw() {
   context.clearRect(0, 0, canvas.width, canvas.height);
-  Object.assign(context, { lineWidth: PEN, lineCap: "round", lineJoin: "round", strokeStyle: "black" });
+  const pencil = { lineWidth: PEN, lineCap: "round", lineJoin: "round", strokeStyle: "black" };
+  Object.assign(context, pencil);
   strokes.forEach(trace);
   const covered = ink.of(strokes), above = new Float64Array(covered.length);
   for (let n = 0; n < above.length; n++) above[n] = Math.max(0, (covered[n] - PAPER) / (1 - PAPER));
   see(centred(above, canvas.width, canvas.height));
 }
 
-// One look a frame, however many points come.
+// Redraw at most once per frame.
 let due = false;
 function changed() {
   if (due) return;
@@ -53,9 +56,9 @@ function begin(point) {
 }
 
 canvas.addEventListener("pointerdown", (event) => {
-  if (event.button > 0 || pointer !== null) return; // a second finger does not draw
+  if (event.button > 0 || pointer !== null) return; // A second finger does not draw.
   pointer = event.pointerId;
-  pen.down = false; // what the keys drew ends
+  pen.down = false; // The stroke of the keyboard ends.
   showPen();
   canvas.setPointerCapture(pointer);
   begin(place(event));
@@ -66,9 +69,11 @@ canvas.addEventListener("pointermove", (event) => {
   drawing.push(...(points.length ? points : [event]).map(place));
   changed();
 });
-for (const end of ["pointerup", "pointercancel", "lostpointercapture"]) canvas.addEventListener(end, (event) => {
-  if (event.pointerId === pointer) drawing = pointer = null;
-});
+for (const end of ["pointerup", "pointercancel", "lostpointercapture"]) {
+  canvas.addEventListener(end, (event) => {
+    if (event.pointerId === pointer) drawing = pointer = null;
+  });
+}
 
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 canvas.addEventListener("keydown", (event) => {
@@ -113,7 +118,8 @@ function redo() {
 element("undo").addEventListener("click", () => drop(1));
 element("clear").addEventListener("click", () => drop(Infinity));
 document.addEventListener("keydown", (event) => {
-  if (event.altKey || !(event.ctrlKey || event.metaKey)) return; // AltGr, with which letters are typed, is Ctrl and Alt.
+  // AltGr, which types letters, is reported as Ctrl and Alt.
+  if (event.altKey || !(event.ctrlKey || event.metaKey)) return;
   const key = event.key.toLowerCase();
   if (key === "z" && !event.shiftKey) drop(1);
   else if (key === "z" || (key === "y" && !event.metaKey && !event.shiftKey)) redo();
@@ -121,33 +127,36 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
-// ---- answers
+// ---- predictions
 
 function see(image, label = "") {
   seen = image;
   paint(element("seen"), image ?? new Uint8Array(SIDE * SIDE), SIDE, 1);
   element("label").textContent = label;
-  answer();
+  predict();
 }
 
-// Lets the browser do what else there is, without the 4 ms that a timer would wait.
+// Let the browser handle other events. A timer would wait at least 4 ms.
 const channel = new MessageChannel();
 const pause = () => new Promise((resume) => {
   channel.port1.onmessage = resume;
   channel.port2.postMessage(null);
 });
 
-// Every network answers, those with the fewest operations first; a newer image ends the answers to an older one.
-async function answer() {
+// Predict the digit with every network, those with the fewest MACs first. A newer image cancels the
+// predictions for an older image.
+async function predict() {
   const mine = ++generation, image = seen;
   element("said").textContent = "";
   if (!image) return networks.forEach((network) => show(network, null));
   let began = performance.now();
   for (const network of networks) {
-    const answers = [];
+    const runs = []; // the outputs of all layers, for each seed
     for (const layers of network.layers) {
-      const inverted = network.dark && !element("label").textContent; // a drawing; test images are as in training
-      const run = forward(layers, inverted ? image.map((value) => 255 - value) : image, DATA.mean, DATA.deviation);
+      // Test images look like training images already. Only drawings are inverted.
+      const inverted = network.dark && !element("label").textContent;
+      const input = inverted ? image.map((value) => 255 - value) : image;
+      const run = forward(layers, input, DATA.mean, DATA.deviation);
       let step = run.next();
       while (!step.done) {
         if (performance.now() - began > PAUSE_MS) {
@@ -157,31 +166,40 @@ async function answer() {
         }
         step = run.next();
       }
-      answers.push(step.value);
+      runs.push(step.value);
     }
-    show(network, answers);
+    show(network, runs);
   }
-  element("said").textContent = networks.map(({ name, digit, sure }) => `${name}: ${digit}, ${percent(sure)}`).join("; ");
+  const said = networks.map(({ name, digit, sure }) => `${name}: ${digit}, ${percent(sure)}`);
+  element("said").textContent = said.join("; ");
 }
 
-const percent = (value) => `${(100 * value).toFixed(value > 0.9995 || value < 0.0995 ? 0 : 1)} %`;
+const decimals = (value) => (value > 0.9995 || value < 0.0995 ? 0 : 1);
+const percent = (value) => `${(100 * value).toFixed(decimals(value))} %`;
 const best = (values) => values.indexOf(Math.max(...values));
 
-function show(network, answers) {
+function show(network, runs) {
   const { row, seeds } = network, bars = row.querySelector(".bars");
-  const each = answers?.map((outputs) => softmax(outputs.at(-1).values));
-  const mean = Array.from({ length: 10 }, (_, n) => (each ? each.reduce((sum, p) => sum + p[n], 0) / each.length : 0));
-  Object.assign(network, { outputs: answers?.[0], each });
+  const each = runs?.map((outputs) => softmax(outputs.at(-1).values));
+  const average = (n) => (each ? each.reduce((sum, p) => sum + p[n], 0) / each.length : 0);
+  const mean = Array.from({ length: 10 }, (_, n) => average(n));
+  Object.assign(network, { outputs: runs?.[0], each });
   network.digit = best(mean);
   network.sure = mean[network.digit];
   bars.querySelectorAll("i").forEach((bar, n) => (bar.style.height = `${100 * mean[n]}%`));
-  bars.querySelectorAll("span").forEach((place, n) => place.classList.toggle("best", Boolean(each) && n === network.digit));
-  bars.setAttribute("aria-label", each ? mean.map((p, n) => `${n}: ${percent(p)}`).join(", ") : "no answer yet");
+  bars.querySelectorAll("span").forEach((digit, n) => {
+    digit.classList.toggle("best", Boolean(each) && n === network.digit);
+  });
+  const read = mean.map((p, n) => `${n}: ${percent(p)}`).join(", ");
+  bars.setAttribute("aria-label", each ? read : "no prediction yet");
   row.querySelector(".digit").textContent = each ? network.digit : "";
   row.querySelector(".sure").textContent = each ? percent(network.sure) : "";
-  const others = each?.map((p, n) => [seeds[n], best(p)]).filter(([, digit]) => digit !== network.digit) ?? [];
-  row.querySelector(".others").textContent = others.map(([seed, digit]) => `seed ${seed} says ${digit}`).join(", ");
-  if (element("inside").open && networks[element("which").value] === network) showMaps(network);
+  const digits = each?.map((p, n) => [seeds[n], best(p)]) ?? [];
+  const others = digits.filter(([, digit]) => digit !== network.digit);
+  const text = others.map(([seed, digit]) => `seed ${seed} predicts ${digit}`).join(", ");
+  row.querySelector(".others").textContent = text;
+  const chosen = networks[element("which").value] === network;
+  if (element("inside").open && chosen) showMaps(network);
 }
 
 // ---- inside
@@ -196,13 +214,16 @@ function paint(target, values, side, channels, channel = 0, low = 0, high = 255)
   target.getContext("2d").putImageData(pixels, 0, 0);
 }
 
-const MOST = 64; // maps of a layer
+const MAX_MAPS = 64; // per layer
 function showMaps({ outputs, layers }) {
   const figures = (outputs ?? []).map(({ side, channels, values }, n) => {
-    const figure = document.createElement("figure"), text = document.createElement("figcaption");
-    const { name } = layers[0][n], shown = Math.min(channels, MOST);
-    text.textContent = `${name}: ${side}x${side}, ${channels} maps${shown < channels ? `, the first ${shown}` : ""}`;
-    const low = values.reduce((a, b) => Math.min(a, b)), high = values.reduce((a, b) => Math.max(a, b));
+    const figure = document.createElement("figure");
+    const text = document.createElement("figcaption");
+    const { name } = layers[0][n], shown = Math.min(channels, MAX_MAPS);
+    const first = shown < channels ? `, the first ${shown}` : "";
+    text.textContent = `${name}: ${side}x${side}, ${channels} maps${first}`;
+    const low = values.reduce((a, b) => Math.min(a, b));
+    const high = values.reduce((a, b) => Math.max(a, b));
     figure.append(text, ...Array.from({ length: shown }, (_, channel) => {
       const map = document.createElement("canvas");
       paint(map, values, side, channels, channel, low, high);
@@ -212,8 +233,11 @@ function showMaps({ outputs, layers }) {
   });
   element("maps").replaceChildren(...figures);
 }
-for (const [id, event] of [["inside", "toggle"], ["which", "change"]])
-  element(id).addEventListener(event, () => element("inside").open && showMaps(networks[element("which").value]));
+for (const [id, event] of [["inside", "toggle"], ["which", "change"]]) {
+  element(id).addEventListener(event, () => {
+    if (element("inside").open) showMaps(networks[element("which").value]);
+  });
+}
 
 // ---- test digits
 
@@ -221,7 +245,8 @@ async function showDigits() {
   const images = new Uint8Array(await inflate(DATA.images));
   DATA.digits.forEach(({ index, label }, n) => {
     const image = images.subarray(SIDE * SIDE * n, SIDE * SIDE * (n + 1));
-    const button = document.createElement("button"), picture = document.createElement("canvas");
+    const button = document.createElement("button");
+    const picture = document.createElement("canvas");
     paint(picture, image, SIDE, 1);
     button.type = "button";
     button.setAttribute("aria-label", `image ${index}, labelled ${label}`);
@@ -243,4 +268,6 @@ async function start() {
   await showDigits();
   document.body.dataset.ready = "yes";
 }
-start().catch((error) => (element("failed").textContent = `This browser cannot run the networks: ${error.message}`));
+start().catch((error) => {
+  element("failed").textContent = `This browser cannot run the networks: ${error.message}`;
+});

@@ -1,147 +1,124 @@
-"""The command `python -m jaxdrill.predict RUN IMAGE...`: which digit an image shows, by a trained run's networks."""
+"""Run the command `jaxdrill predict`."""
 
+import argparse
 import io
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from jaxdrill.data.preparation import Preparation
 from jaxdrill.errors import Parser, RunError, UsageError, exit_code, print_error, show
 from jaxdrill.files import write_bytes
 
-BATCH, SHOWN = 500, 256  # images at a time, and at most in the picture of `--show`
+BATCH, MAX_SHOWN = 500, 256  # images per call of a network, and in the picture of `--show`
+
+ABOUT = """\
+Predict which digit each image shows, by every seed of a run and by their ensemble.
+The ensemble predicts the digit with the highest mean probability.
+
+examples:
+  jaxdrill predict runs/step_5 photo.png
+  jaxdrill predict runs/step_5 scans/ --show seen.png
+  jaxdrill predict runs/step_5/weights/seed_1.safetensors t10k-images-idx3-ubyte.gz --json"""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Prints a line an image and returns the exit code, as `errors.exit_code` says."""
-    return exit_code(lambda: _command(list(sys.argv[1:] if argv is None else argv)))
+def parser() -> Parser:
+    """Return the parser of the command's arguments."""
+    raw = argparse.RawDescriptionHelpFormatter
+    made = Parser("jaxdrill predict", description=ABOUT, formatter_class=raw, allow_abbrev=False)
+    made.add_argument("run", type=Path, metavar="RUN", help="run folder, or a file in its weights/")
+    images = "picture of any size and color, folder of pictures, or idx file of images"
+    made.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help=images)
+    made.add_argument("--json", action="store_true", help="print one JSON object per image")
+    shown = "write a PNG picture of the images that the networks received"
+    made.add_argument("--show", type=Path, metavar="FILE", help=shown)
+    return made
 
 
-def _command(arguments: list[str]) -> None:
-    about = "Says which digit each image shows, by each seed of a run and by their ensemble: the mean probability."
-    parser = Parser(prog="python -m jaxdrill.predict", description=about, allow_abbrev=False)
-    parser.add_argument(
-        "run", type=Path, metavar="RUN", help="run folder, or a .safetensors file in its weights/"
-    )
-    parser.add_argument(
-        "images",
-        type=Path,
-        nargs="+",
-        metavar="IMAGE",
-        help="a picture, of any size and colours; or a folder of them; or an idx file of images",
-    )
-    parser.add_argument("--json", action="store_true", help="one JSON object an image")
-    parser.add_argument(
-        "--show", type=Path, metavar="FILE.png", help="write a picture of what the networks saw"
-    )
-    options = parser.parse_args(arguments)
+def run(arguments: list[str]) -> None:
+    """Print one line per image.
+
+    Raises:
+        RunError: the weights or some of the images cannot be read.
+        UsageError: the file of `--show` cannot be written.
+    """
+    options = parser().parse_args(arguments)
     from jaxdrill import weights
+    from jaxdrill.predict import read_images
+    from jaxdrill.weights import inference
 
-    numbers = [None] if options.run.is_file() else weights.seeds(options.run)
-    first = weights.find(options.run, numbers[0])
-    preparation, dataset = weights.preparation(first), weights.read_weights(first)[1].data
-    networks = {
-        f"{'file' if number is None else number}": weights.load(options.run, number)
-        for number in numbers
-    }
-    failed, seen, images = 0, [], _images(options.images, preparation, dataset)
-    while batch := list(islice(images, BATCH)):
-        named = [(name, image) for name, image in batch if isinstance(image, np.ndarray)]
-        failed += sum(
-            print_error(f"{image}", 1) for _, image in batch if isinstance(image, RunError)
-        )
-        if named:
-            pixels = np.stack([image for _, image in named])
-            found = {seed: network(pixels) for seed, network in networks.items()}
-            for number, (name, image) in enumerate(named):
-                _print(name, {seed: each[number] for seed, each in found.items()}, options.json)
-                seen.append(image)
+    if options.run.is_file():
+        files = {"file": options.run}
+    else:
+        files = {f"{seed}": weights.find(options.run, seed) for seed in weights.seeds(options.run)}
+    networks = {seed: weights.read_weights(file) for seed, file in files.items()}
+    first = next(iter(networks.values()))
+    predictors = {seed: inference.probabilities(network) for seed, network in networks.items()}
+    failed, seen = 0, []
+    found = read_images(options.images, first.preparation, first.config.data)
+    while batch := list(islice(found, BATCH)):
+        failed += sum(print_error(f"{e}", 1) for _, e in batch if isinstance(e, RunError))
+        images = [(name, image) for name, image in batch if isinstance(image, np.ndarray)]
+        seen += [image for _, image in images]
+        if images:
+            pixels = np.stack([image for _, image in images])
+            predictions = np.stack([predict(pixels) for predict in predictors.values()], 1)
+            for (name, _), probabilities in zip(images, predictions, strict=True):
+                _print(name, list(predictors), probabilities, options.json)
     if options.show and seen:
-        _show(options.show, seen[:SHOWN])
-        if len(seen) > SHOWN:
-            print_error(f"{options.show} shows the first {SHOWN} of {len(seen):,} images")
+        _write_picture(options.show, seen[:MAX_SHOWN])
+        if len(seen) > MAX_SHOWN:
+            print_error(f"{options.show} shows the first {MAX_SHOWN} of {len(seen):,} images")
     if failed:
         raise RunError(f"{failed} image(s) could not be read")
 
 
-def _images(
-    paths: Sequence[Path], preparation: Preparation, dataset: str
-) -> Iterator[tuple[str, np.ndarray | RunError]]:
-    """Yield the name of each image, and its pixels uint8[28, 28] or the error.
+def _print(name: str, seeds: list[str], probabilities: np.ndarray, as_json: bool) -> None:
+    """Print the prediction of the ensemble and of each seed for one image.
 
-    Pictures are prepared as training images were. Images of idx files are read as those of `dataset`, the name of the
-    training data, and are not changed.
+    Args:
+        name: the image.
+        seeds: the names of the networks.
+        probabilities: float32[len(seeds), 10].
+        as_json: print a JSON object.
     """
-    from jaxdrill.data import idx
-    from jaxdrill.predict import digit
-
-    for path in paths:
-        inside = [path]
-        if path.is_dir():
-            inside = sorted(
-                file for file in path.iterdir() if file.is_file() and not file.name.startswith(".")
-            )
-        if not inside:
-            yield f"{path}", RunError(f"{path} holds no images")
-        for file in inside:
-            try:
-                if idx.is_idx(file):
-                    images = idx.read(file, 3, dataset)
-                    if images.shape[1:] != (28, 28):
-                        raise RunError(
-                            f"{file} holds images of {images.shape[1]}x{images.shape[2]}; allowed: 28x28"
-                        )
-                    yield from ((f"{file}[{n}]", image) for n, image in enumerate(images))
-                else:
-                    yield f"{file}", digit.read(file, preparation)
-            except RunError as error:
-                yield f"{file}", error
-
-
-def _print(name: str, probabilities: dict[str, np.ndarray], as_json: bool) -> None:
-    """One line: the ensemble's answer and each seed's."""
-    mean = np.mean(list(probabilities.values()), 0)
+    mean = probabilities.mean(0)
     if as_json:
-        seeds = {seed: [round(float(p), 6) for p in each] for seed, each in probabilities.items()}
-        told = {
-            "image": name,
-            "digit": int(mean.argmax()),
-            "probabilities": [round(float(p), 6) for p in mean],
-        }
-        return show(json.dumps(told | {"seeds": seeds}))
-    answers = [
-        f"seed {seed}: {each.argmax()} {100 * each.max():.1f} %"
-        for seed, each in probabilities.items()
-    ]
-    show(
-        f"{name}: {mean.argmax()} {100 * mean.max():.1f} %"
-        + (f" ({', '.join(answers)})" if len(answers) > 1 else "")
-    )
+        mean_rounded, *rounded = np.stack([mean, *probabilities]).astype(float).round(6).tolist()
+        table = {"image": name, "digit": int(mean.argmax()), "probabilities": mean_rounded}
+        return show(json.dumps(table | {"seeds": dict(zip(seeds, rounded, strict=True))}))
+    line, *others = (f"{each.argmax()} {100 * each.max():.1f} %" for each in (mean, *probabilities))
+    if len(seeds) > 1:
+        each = (f"seed {seed}: {other}" for seed, other in zip(seeds, others, strict=True))
+        line += f" ({', '.join(each)})"
+    show(f"{name}: {line}")
 
 
-def _show(file: Path, seen: Sequence[np.ndarray]) -> None:
-    """The images beside each other, each pixel four by four, up to sixteen a row."""
+def _write_picture(file: Path, images: Sequence[np.ndarray]) -> None:
+    """Write images side by side, up to 16 per row, four times as large, with a grey border."""
     from PIL import Image
 
-    columns = min(16, len(seen))
-    rows = -(-len(seen) // columns)
-    sheet = np.full((rows, columns, 30, 30), 128, np.uint8)
-    sheet.reshape(-1, 30, 30)[: len(seen), 1:-1, 1:-1] = seen
-    pixels = sheet.transpose(0, 2, 1, 3).reshape(rows * 30, columns * 30).repeat(4, 0).repeat(4, 1)
+    columns = min(16, len(images))
+    rows = -(-len(images) // columns)
+    sheet = np.full((rows * columns, 30, 30), 128, np.uint8)
+    sheet[: len(images), 1:-1, 1:-1] = images
+    pixels = sheet.reshape(rows, columns, 30, 30).swapaxes(1, 2).reshape(rows * 30, columns * 30)
     try:
-        Image.fromarray(pixels).save(content := io.BytesIO(), "PNG")
+        Image.fromarray(pixels.repeat(4, 0).repeat(4, 1)).save(content := io.BytesIO(), "PNG")
         write_bytes(file, content.getvalue())
     except OSError as error:
         raise UsageError(f"--show {file} cannot be written ({error.strerror or error})") from error
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    return exit_code(lambda: run(list(sys.argv[1:] if argv is None else argv)))
+
+
 if __name__ == "__main__":
-    os.environ.setdefault(
-        "JAX_PLATFORMS", "cpu"
-    )  # a few small images: no accelerator need be taken for them
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # A few small images need no accelerator.
     sys.exit(main())

@@ -1,8 +1,9 @@
-"""Straight lines that are no part of a digit: ruled and squared paper, a box drawn around it, a border, an underline.
+"""Remove straight lines that do not belong to a digit: ruled and squared paper, boxes, borders and
+underlines.
 
-A line of the paper reaches two edges of the picture, and a box is closed. A stroke of a digit does neither, unless the
-picture is cut along the ink. Then the rest of the digit reaches the ends of the stroke, which it does not inside a box
-or on a line of the paper.
+A line of the paper reaches two edges of the picture, and a box is closed. A stroke of a digit does
+neither, unless the picture is cropped at the ink. Then the rest of the digit reaches the ends of
+the stroke. Inside a box or on a line of the paper, the digit does not reach the ends of the line.
 """
 
 from dataclasses import dataclass
@@ -13,230 +14,210 @@ from scipy import ndimage
 
 from jaxdrill.errors import RunError
 
-MIN_SIDE = 40  # pixels of a picture; in smaller ones a line looks as a stroke does
-ALONE_COVERED = 0.8  # by a line without another parallel to it
-SLOPE = 0.1  # pixels per pixel: lines are tilted by at most 6 degrees
-COVERED, SIDE_COVERED = (
-    0.2,
-    0.55,
-)  # of the extent of all ink, at least, by a line, and by a side of a box
-MARGIN = 0.03  # of a line, at least, between its ends and the digit
-RULED = 4  # parallel lines from edge to edge, at least, that no digit has
-ENCLOSED = 0.25  # of the extents of a ring, at least, for what is inside it to be the digit
+MIN_SIDE = 40  # pixels of a picture; in smaller pictures lines look like strokes
+MAX_SLOPE = 0.1  # pixels per pixel: 6 degrees
+# Minimum lengths of a line, as shares of the extent of all ink:
+MIN_LINE, MIN_SIDE_OF_BOX, MIN_SINGLE_LINE = 0.2, 0.55, 0.8
+MARGIN = 0.03  # minimum distance from the digit to the ends of a line, as a share of the line
+MIN_RULED = 4  # number of parallel lines from edge to edge that no digit has
+MIN_ENCLOSED = 0.25  # minimum size of a digit inside a ring, as a share of the ring's height
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line along the columns: at column x its upper edge is at row `at + slope * x`, from column `start` to `end`."""
+    """A nearly horizontal line: at column x its upper edge is at row `top + slope * x`.
+
+    start, end: its first and last column.
+    share: its length as a share of the extent of all ink.
+    """
 
     slope: float
-    at: float
+    top: float
     start: int
     end: int
-    share: float = 1.0  # of the extent of all ink that it covers
+    share: float = 1.0
 
     def row(self, column: Any) -> Any:
-        """Return the row of the upper edge at a column, or at each of an array of columns."""
-        return self.at + self.slope * column
+        """Return the row of the upper edge at a column, or at each column of an array."""
+        return self.top + self.slope * column
+
+    def contains(self, columns: np.ndarray) -> bool:
+        """Return True if both ends of the line extend beyond ascending columns."""
+        margin = max(1, MARGIN * (self.end - self.start))
+        return bool(columns[0] >= self.start + margin and columns[-1] <= self.end - margin)
 
 
 def without_lines(drawn: np.ndarray) -> np.ndarray:
-    """Remove straight lines that are no part of a digit from ink float64[H, W], 0..1.
+    """Remove straight lines that do not belong to a digit from ink float64[H, W], 0..1.
 
-    Where a stroke crosses a line, the stroke stays whole.
+    Strokes that cross a line stay whole.
 
     Raises:
-        RunError: lines of the paper cannot be told from the digit, or a ring that is not a straight box encloses it.
+        RunError: lines of the paper cannot be told from the digit, or a ring that is not a straight
+        box encloses it.
     """
     if min(drawn.shape) < MIN_SIDE:
         return drawn
-    flat, upright = find_lines(drawn > 0), find_lines(drawn.T > 0)
-    box, box_upright = _box(flat, upright)
-    removed, removed_upright = (
-        box + _through(flat, drawn.shape, box),
-        box_upright + _through(upright, drawn.T.shape, box_upright),
+    found = [find_lines(drawn > 0), find_lines(drawn.T > 0)]
+    box = _find_box(*found)
+    flat, upright = (
+        sides + _lines_of_paper([line for line in lines if line not in sides], shape)
+        for lines, sides, shape in zip(found, box, (drawn.shape, drawn.T.shape), strict=True)
     )
-    if removed or removed_upright:
-        rest = _erase(_erase(drawn, removed).T, removed_upright).T
-        if _is_digit(rest, removed, removed_upright, bool(box)):
+    if flat or upright:
+        rest = _erase(_erase(drawn, flat).T, upright).T
+        if _is_digit(rest, flat, upright, bool(box[0])):
             drawn = rest
-        elif max(len(removed), len(removed_upright)) >= RULED:
-            raise RunError(
-                "shows ruled lines that cannot be told from the digit. Use a picture on blank paper."
-            )
-    _assert_no_ring(drawn)
+        elif max(len(flat), len(upright)) >= MIN_RULED:
+            what = "shows ruled lines that cannot be told from the digit"
+            raise RunError(f"{what}. Use a picture on blank paper.")
+    if _has_ring(drawn):
+        raise RunError("shows a digit inside a ring or a frame. Crop the picture inside it.")
     return drawn
 
 
+def without_specks(drawn: np.ndarray, parts: int) -> np.ndarray:
+    """Remove the parts of ink [H, W] that are smaller than the largest part / `parts`."""
+    labels = _label(drawn)
+    areas = np.bincount(labels.ravel())[1:]
+    large = areas * parts >= areas.max(initial=0)
+    return np.where(np.concatenate([[False], large])[labels], drawn, 0)
+
+
+def _label(drawn: np.ndarray, neighbors: Any = ((1, 1, 1), (1, 1, 1), (1, 1, 1))) -> np.ndarray:
+    """Number the connected parts of ink [H, W] from 1; paper is 0."""
+    return cast(Any, ndimage.label(drawn > 0, neighbors))[0]
+
+
 def find_lines(marked: np.ndarray) -> list[Line]:
-    """Find the nearly horizontal straight lines of ink bool[H, W]: a Hough transform of its upper edges."""
+    """Find nearly horizontal lines of ink bool[H, W] by a Hough transform of its upper edges."""
     height, width = marked.shape
-    edges = marked & ~np.pad(marked, ((1, 0), (0, 0)))[:-1]
-    rows, columns = np.nonzero(edges)
-    extent = np.ptp(np.flatnonzero(marked.any(0))) + 1 if len(rows) else 0
+    rows, columns = np.nonzero(_upper_edges(marked))
+    extent = np.ptp(columns) + 1 if len(rows) else 0
     if extent < 8:
         return []
-    reach = SLOPE * width
-    slopes = np.linspace(-SLOPE, SLOPE, 2 * int(np.ceil(reach / 1.5)) + 1)
+    reach = MAX_SLOPE * width
+    slopes = np.linspace(-MAX_SLOPE, MAX_SLOPE, 2 * int(np.ceil(reach / 1.5)) + 1)
     pad, span = int(reach) + 2, height + 2 * int(reach) + 5
-    at = np.round(rows - slopes[:, None] * columns).astype(np.int64) + pad
-    votes = np.bincount(
-        (at + span * np.arange(len(slopes))[:, None]).ravel(), minlength=span * len(slopes)
-    )
-    votes = votes.reshape(len(slopes), span)
+    tops = np.round(rows - slopes[:, None] * columns).astype(np.int64) + pad
+    bins = tops + span * np.arange(len(slopes))[:, None]
+    votes = np.bincount(bins.ravel(), minlength=span * len(slopes)).reshape(len(slopes), span)
     votes = ndimage.convolve1d(votes, np.ones(3, int), mode="constant")
-    numbers, places = np.nonzero(votes >= COVERED * extent)
+    numbers, places = np.nonzero(votes >= MIN_LINE * extent)
     order = np.argsort(-votes[numbers, places], kind="stable")
-    slopes, starts = slopes[numbers[order]], places[order] - pad
-    ends, near, found = starts + slopes * width, max(3.0, height / 60), []
+    slopes, lefts = slopes[numbers[order]], places[order] - pad
+    rights = lefts + slopes * width
+    minimum, found = max(3.0, height / 60), []
     while len(slopes):
-        own = columns[np.abs(rows - starts[0] - slopes[0] * columns) <= 1.5]
+        own = columns[np.abs(rows - lefts[0] - slopes[0] * columns) <= 1.5]
         share = len(np.unique(own)) / extent
-        if share >= COVERED:
+        if share >= MIN_LINE:
             first, last = np.sort(own)[[len(own) // 100, -1 - len(own) // 100]]
-            found.append(Line(float(slopes[0]), float(starts[0]), int(first), int(last), share))
-        left, right = (
-            starts - starts[0],
-            ends - ends[0],
-        )  # lines of paper do not cross inside the picture
-        apart = (np.minimum(np.abs(left), np.abs(right)) >= near) & (left * right > 0)
-        slopes, starts, ends = slopes[apart], starts[apart], ends[apart]
+            found.append(Line(float(slopes[0]), float(lefts[0]), int(first), int(last), share))
+        # Lines of paper do not cross inside the picture.
+        left, right = lefts - lefts[0], rights - rights[0]
+        apart = (np.minimum(np.abs(left), np.abs(right)) >= minimum) & (left * right > 0)
+        slopes, lefts, rights = slopes[apart], lefts[apart], rights[apart]
     return found
 
 
-def _through(lines: list[Line], shape: tuple[int, ...], box: list[Line]) -> list[Line]:
-    """Return the lines, other than the sides of a box, with both ends at an edge of the picture, if one of them is
-    covered as well as a side of a box: strokes hide parts of the others."""
-    found = [line for line in lines if line not in box and _reaches_edges(line, shape)]
-    least = SIDE_COVERED if len(found) > 1 else ALONE_COVERED
-    return found if any(line.share >= least for line in found) else []
+def _lines_of_paper(lines: list[Line], shape: tuple[int, ...]) -> list[Line]:
+    """Return the lines with both ends at an edge of the picture if one of them is long enough.
 
-
-def _reaches_edges(line: Line, shape: tuple[int, ...]) -> bool:
-    """Return True if both ends of a line are at an edge of the picture."""
+    One long line is sufficient because strokes may hide parts of the other lines.
+    """
     height, width = shape
     near = max(2, 0.03 * max(shape))
-    return all(
-        min(x, width - 1 - x, y, height - 1 - y) <= near
-        for x, y in ((x, line.row(x)) for x in (line.start, line.end))
+
+    def at_edge(column: int, row: float) -> bool:
+        return min(column, width - 1 - column, row, height - 1 - row) <= near
+
+    found = [line for line in lines if all(at_edge(x, line.row(x)) for x in (line.start, line.end))]
+    minimum = MIN_SIDE_OF_BOX if len(found) > 1 else MIN_SINGLE_LINE
+    return found if any(line.share >= minimum for line in found) else []
+
+
+def _find_box(flat: list[Line], upright: list[Line]) -> tuple[list[Line], list[Line]]:
+    """Return the outermost two lines of each direction if they form a box, otherwise no lines."""
+    pairs = []
+    for lines in (flat, upright):
+        long = [line for line in lines if line.share >= MIN_SIDE_OF_BOX]
+        if len(long) < 2:
+            return [], []
+        long.sort(key=lambda line: line.row((line.start + line.end) / 2))
+        pairs.append([long[0], long[-1]])
+    near = 0.12 * max(pair[0].end - pair[0].start for pair in pairs)
+    closed = all(
+        abs(end - side.row(line.row(end))) <= near
+        for lines, sides in (pairs, reversed(pairs))
+        for line in lines
+        for end, side in zip((line.start, line.end), sides, strict=True)
     )
-
-
-def _box(flat: list[Line], upright: list[Line]) -> tuple[list[Line], list[Line]]:
-    """Return the outermost two lines of each direction if they meet in four corners, otherwise no lines."""
-    long = [[line for line in lines if line.share >= SIDE_COVERED] for lines in (flat, upright)]
-    if min(map(len, long)) < 2:
-        return [], []
-    outer = [
-        sorted(lines, key=lambda line: line.row((line.start + line.end) / 2)) for lines in long
-    ]
-    (top, *_, bottom), (left, *_, right) = outer
-    near = 0.12 * max(top.end - top.start, left.end - left.start)
-    corners = [(line.start, left, line) for line in (top, bottom)] + [
-        (line.end, right, line) for line in (top, bottom)
-    ]
-    corners += [(line.start, top, line) for line in (left, right)] + [
-        (line.end, bottom, line) for line in (left, right)
-    ]
-    closed = all(abs(end - other.row(line.row(end))) <= near for end, other, line in corners)
-    return ([top, bottom], [left, right]) if closed else ([], [])
+    return (pairs[0], pairs[1]) if closed else ([], [])
 
 
 def _erase(drawn: np.ndarray, lines: list[Line]) -> np.ndarray:
-    """Remove the ink of lines where it is no thicker than the lines: elsewhere a stroke crosses or covers them."""
-    left, (height, width) = drawn.copy(), drawn.shape
-    near = max(3, width // 25)
-    places = [
-        np.arange(max(0, line.start - near), min(width, line.end + near + 1)) for line in lines
-    ]
-    runs = [
-        _runs(drawn > 0, np.round(line.row(x)).astype(int), x)
-        for line, x in zip(lines, places, strict=True)
-    ]
-    thick = [
-        np.percentile((ends - tops)[ends > tops], 25) for tops, ends in runs if (ends > tops).any()
-    ]
-    for (tops, ends), columns in zip(runs, places, strict=True):
-        thin = (ends > tops) & (ends - tops <= 1.5 * np.median(thick) + 1) if thick else ends > tops
-        rows = np.arange(height)[:, None]
-        left[:, columns] = np.where(thin & (rows >= tops) & (rows < ends), 0, left[:, columns])
-    return left
+    """Remove the ink of lines, except where a stroke crosses the line and the ink is thicker."""
+    runs = _label(drawn, [[0, 1, 0], [0, 1, 0], [0, 1, 0]])  # of ink in one column
+    lengths = np.bincount(runs.ravel())
+    rows, columns = np.nonzero(_upper_edges(drawn > 0))
+    reach = max(3, drawn.shape[1] // 25)
+    own = [np.zeros(0, int)]
+    for line in lines:
+        near = np.abs(rows - line.row(columns).round()) <= 2
+        near &= (columns >= line.start - reach) & (columns <= line.end + reach)
+        own.append(runs[rows[near], columns[near]])
+    thickness = [np.percentile(lengths[numbers], 25) for numbers in own if len(numbers)]
+    thin = lengths <= 1.5 * np.median(thickness or [0]) + 1
+    removed = np.isin(np.arange(len(lengths)), np.concatenate(own)) & thin
+    return np.where(removed[runs], 0, drawn)
 
 
-def _runs(
-    marked: np.ndarray, rows: np.ndarray, columns: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return first rows and ends of the vertical runs of ink whose upper edge is within two rows of a place in each
-    column; ends equal first rows where there is none."""
-    height = len(marked)
-    tops = np.full(len(columns), -1)
-    for offset in (2, -2, 1, -1, 0):  # the nearest is looked at last
-        row = rows + offset
-        inside = (row >= 0) & (row < height)
-        at = row.clip(0, height - 1)
-        edge = inside & marked[at, columns] & ((at == 0) | ~marked[at - 1, columns])
-        tops = np.where(edge, at, tops)
-    below = np.arange(height)[:, None] >= tops
-    stops = below & ~marked[:, columns]
-    ends = np.where(stops.any(0), stops.argmax(0), height)
-    return tops, np.where(tops < 0, tops, ends)
+def _upper_edges(marked: np.ndarray) -> np.ndarray:
+    """Mark the ink in bool[H, W] that has no ink directly above it."""
+    return marked & ~np.pad(marked, ((1, 0), (0, 0)))[:-1]
 
 
 def _is_digit(rest: np.ndarray, flat: list[Line], upright: list[Line], box: bool) -> bool:
-    """Return True if what is left without the lines can be the digit that they are no part of."""
-    rows, columns = _spans(rest)
+    """Return True if the ink without the lines can be a digit to which the lines do not belong."""
+    large = without_specks(rest, 20)
+    rows, columns = (np.flatnonzero(large.any(axis)) for axis in (1, 0))
     if not len(rows):
         return False
-    lengths = [line.end - line.start for line in flat + upright]
-    if max(np.ptp(rows), np.ptp(columns)) + 1 < (0.35 if box else 0.1) * max(lengths):
+    longest = max(line.end - line.start for line in flat + upright)
+    if max(np.ptp(rows), np.ptp(columns)) + 1 < (0.35 if box else 0.1) * longest:
         return False
     if box:
         return True
-    inside = all(_within(columns, line) for line in flat) and all(
-        _within(rows, line) for line in upright
-    )
-    if max(len(flat), len(upright)) > 1:
-        return inside
-    height, width = rest.shape
-    whole = [_within(columns, Line(0, 0, 0, width - 1)), _within(rows, Line(0, 0, 0, height - 1))]
-    return inside and all(whole)
+    if len(flat) <= 1 and len(upright) <= 1:  # Then the digit must not touch the edges either.
+        height, width = rest.shape
+        flat = [*flat, Line(0, 0, 0, width - 1)]
+        upright = [*upright, Line(0, 0, 0, height - 1)]
+    inside = [line.contains(columns) for line in flat] + [line.contains(rows) for line in upright]
+    return all(inside)
 
 
-def _spans(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows and columns with ink, without specks."""
-    labels, count = cast(Any, ndimage.label(drawn > 0, np.ones((3, 3))))
-    areas = ndimage.sum_labels(drawn, labels, range(1, count + 1))
-    kept = np.isin(labels, np.flatnonzero(areas >= areas.max() / 20) + 1) if count else labels > 0
-    return np.flatnonzero(kept.any(1)), np.flatnonzero(kept.any(0))
-
-
-def _within(places: np.ndarray, line: Line) -> bool:
-    """Return True if both ends of a line stand out beyond the places."""
-    margin = max(1, MARGIN * (line.end - line.start))
-    return bool(places[0] >= line.start + margin and places[-1] <= line.end - margin)
-
-
-def _assert_no_ring(drawn: np.ndarray) -> None:
-    """Raises:
-    RunError: a part of the ink encloses another that is large enough for a digit.
-    """
-    labels, _ = cast(Any, ndimage.label(drawn > 0, np.ones((3, 3))))
-    parts = ndimage.find_objects(labels)
-    for number, part in enumerate(parts, 1):
-        sides = [side.stop - side.start for side in part]
+def _has_ring(drawn: np.ndarray) -> bool:
+    """Return True if a part of the ink encloses another part that is large enough for a digit."""
+    labels = _label(drawn)
+    boxes = dict(enumerate(ndimage.find_objects(labels), start=1))
+    for ring, (rows, columns) in boxes.items():
+        limits = (MIN_ENCLOSED * _length(rows), 0.4 * MIN_ENCLOSED * _length(columns))
         inner = [
-            n
-            for n, other in enumerate(parts, 1)
-            if n != number
-            and all(
-                own.start < o.start
-                and o.stop < own.stop
-                and o.stop - o.start >= ENCLOSED * side * (0.4 if axis else 1)
-                for axis, (own, o, side) in enumerate(zip(part, other, sides, strict=True))
+            number
+            for number, box in boxes.items()
+            if all(
+                outer.start < own.start and own.stop < outer.stop and _length(own) >= limit
+                for outer, own, limit in zip((rows, columns), box, limits, strict=True)
             )
         ]
-        if not inner:
-            continue
-        enclosed = np.asarray(ndimage.binary_fill_holes(labels[part] == number))
-        if any(enclosed[labels[part] == n].all() for n in inner):
-            raise RunError("shows a digit inside a ring or a frame. Crop the picture inside it.")
+        if inner:
+            inside = labels[rows, columns]
+            enclosed = np.asarray(ndimage.binary_fill_holes(inside == ring))
+            if any(enclosed[inside == number].all() for number in inner):
+                return True
+    return False
+
+
+def _length(span: slice) -> int:
+    return span.stop - span.start

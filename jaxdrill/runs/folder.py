@@ -119,11 +119,6 @@ def predictions_file(folder: Path, seed: int) -> Path:
     return folder / "predictions" / f"seed_{seed}.npz"
 
 
-def weights_file(folder: Path, seed: int) -> Path:
-    """Of one seed, after its last epoch: see `weights`."""
-    return folder / "weights" / f"seed_{seed}.safetensors"
-
-
 def write_config(folder: Path, config: Config, seeds: list[int]) -> None:
     """Write `config.json`: the resolved recipe with every seed in the folder.
 

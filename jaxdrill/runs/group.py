@@ -21,7 +21,7 @@ from jaxdrill.training import fit, processes
 from jaxdrill.training.fit import EpochResult, NonFiniteLossError
 from jaxdrill.training.step import TrainState
 from jaxdrill.training.trainer import Trainer
-from jaxdrill.weights import Weights, write_weights
+from jaxdrill.weights import Weights, weights_file, write_weights
 
 STOP_INTERVAL = 16  # steps after which several processes ask each other for stop requests
 
@@ -205,7 +205,7 @@ class SeedGroup:
         about["preparation"] = run.dataset.preparation.as_table()
         for n, seed in enumerate(self.seeds):
             own = {name: array[n] for name, array in weights.items()}
-            file, metadata = folder.weights_file(run.workdir, seed), {"seed": seed}
+            file, metadata = weights_file(run.workdir, seed), {"seed": seed}
             write_weights(file, own, run.config, about | metadata | {"epochs": epoch + 1})
             correct = int(train.correct[n]), int(train.count[n])
             folder.write_predictions(

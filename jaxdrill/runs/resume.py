@@ -16,6 +16,7 @@ from jaxdrill.runs import checkpoints, folder, provenance
 from jaxdrill.runs.checkpoints import Checkpoint
 from jaxdrill.runs.folder import Rows
 from jaxdrill.training import processes
+from jaxdrill.weights import weights_file
 
 
 class CannotWrite(RunError):
@@ -109,7 +110,7 @@ def is_finished(workdir: Path, rows: Rows, seed: int, epochs: int) -> bool:
     trained = [row["epoch"] for row in rows if row["seed"] == seed]
     try:
         predicted = int(folder.read_predictions(folder.predictions_file(workdir, seed))["epoch"])
-        array_files.read(folder.weights_file(workdir, seed))
+        array_files.read(weights_file(workdir, seed))
     except (OSError, ValueError, RunError):
         return False
     return trained == list(range(epochs)) and predicted == epochs - 1

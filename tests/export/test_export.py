@@ -1,4 +1,4 @@
-"""Exported networks give the logits of the run, in the runtimes that they are for."""
+"""Compare the logits of exported networks, in their runtimes, with those of the run."""
 
 import json
 import re
@@ -13,18 +13,18 @@ import pytest
 from conftest import ROOT
 from runs_on_disk import write_trained
 
-from jaxdrill import config, weights
+from jaxdrill import array_files, config, weights
 from jaxdrill.data import idx
 from jaxdrill.errors import RunError
 from jaxdrill.export.__main__ import export, main
-from jaxdrill.weights import trained
+from jaxdrill.weights import convert, inference
 
 TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The folder of a step whose network has weights as if trained."""
+    """Return a function that writes the run folder of a step with random weights."""
     root = tmp_path_factory.mktemp("runs")
     return cache(lambda step: write_trained(root / f"step_{step.removeprefix('step_')}", step))
 
@@ -35,7 +35,7 @@ def images(digits) -> np.ndarray:
 
 
 def logits(folder: Path, images: np.ndarray) -> np.ndarray:
-    return weights.load_logits(weights.find(folder))(images)
+    return inference.logits(weights.read_weights(weights.find(folder)))(images)
 
 
 @pytest.mark.parametrize("fold", [True, False])
@@ -67,9 +67,9 @@ def test_stablehlo(run, step, images, tmp_path):
 
 @pytest.mark.parametrize("step", ["2", "6_small"])
 def test_safetensors(run, step, tmp_path):
-    """Kept, they are the run's own; folded, a factor and an addend do what batch norm does."""
-    own, recipe = weights.read_weights(weights.find(run(step)))
-    kept, again = weights.read_weights(
+    """Kept weights are those of the run. Folded, scale and shift compute the batch norm."""
+    own, recipe, _ = weights.read_weights(weights.find(run(step)))
+    kept, again, _ = weights.read_weights(
         export(run(step), "safetensors", 3, tmp_path / "kept.safetensors", fold=False)
     )
     assert (
@@ -78,7 +78,7 @@ def test_safetensors(run, step, tmp_path):
         and len(kept) == len(own)
     )
     file = export(run(step), "safetensors", 3, tmp_path / "folded.safetensors")
-    folded, metadata = weights._read(file)
+    folded, metadata = array_files.read(file)
     assert not any("batch_norm" in name for name in folded)
     x = np.linspace(-3, 3, 7)[:, None]
     scale, bias, mean, var = (
@@ -96,13 +96,13 @@ def test_safetensors(run, step, tmp_path):
     ]
     with pytest.raises(
         RunError,
-        match=r"folded.safetensors does not hold .*: it has no conv1.batch_norm.scale|bias",
+        match=r"folded.safetensors does not contain .*: conv1.batch_norm.(scale|bias) is missing",
     ):
         weights.read_weights(file)
 
 
 def readme_snippet() -> str:
-    """The README's PyTorch."""
+    """Return the PyTorch code of the README."""
     return next(
         code
         for code in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
@@ -128,7 +128,7 @@ def test_pytorch_by_the_readme(run, step, images, tmp_path):
     ("to", "fold"), [("onnx", True), ("onnx", False), ("stablehlo", True), ("pytorch", True)]
 )
 def test_1000_test_images(mnist_dir, tmp_path, to, fold):
-    """By the weights of a measured run: the same logits in each runtime."""
+    """The weights of a measured run give the same logits in each runtime."""
     measured = ROOT / "results" / "step_6_one"
     images = idx.read(mnist_dir / "t10k-images-idx3-ubyte.gz", 3)[:1000]
     if to == "pytorch":
@@ -143,20 +143,20 @@ def test_1000_test_images(mnist_dir, tmp_path, to, fold):
     else:
         exec(readme_snippet(), names := {})
         found = names["logits"](file, names["torch"].tensor(images)).numpy()
-    expected = weights.load_logits(weights.find(measured, 2))(images)
+    expected = inference.logits(weights.read_weights(weights.find(measured, 2)))(images)
     assert np.abs(found - expected).max() < TOLERANCE
     labels = idx.read(mnist_dir / "t10k-labels-idx1-ubyte.gz", 1)[:1000]
     assert (np.asarray(found).argmax(-1) == labels).mean() > 0.98
 
 
-def test_a_pytorch_file_that_is_kept_can_start_a_run(run, tmp_path):
-    own, recipe = weights.read_weights(weights.find(run("6_small")))
+def test_a_pytorch_file_with_batch_norms_can_initialise_a_run(run, tmp_path):
+    own, recipe, _ = weights.read_weights(weights.find(run("6_small")))
     file = export(run("6_small"), "pytorch", out=tmp_path / "kept.safetensors", fold=False)
     back = weights.initial_weights(file, recipe.network)
     assert back.keys() == own.keys() and all(np.array_equal(back[name], own[name]) for name in own)
     file = export(run("6_small"), "pytorch", out=tmp_path / "folded.safetensors")
     with pytest.raises(
-        Exception, match=r"its batch norms are folded: export it with --batch-norm kept$"
+        Exception, match=r"Its batch norms are folded: export it with --batch-norm kept$"
     ):
         weights.initial_weights(file, recipe.network)
 
@@ -165,17 +165,16 @@ def test_the_command(run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main([str(run("2")), "--to", "pytorch"]) == 0
     assert capsys.readouterr().out == "step_2_seed_3_pytorch.safetensors\n"
-    assert trained.files.is_pytorch(
-        weights._read(tmp_path / "step_2_seed_3_pytorch.safetensors")[0]
-    )
+    arrays, _ = array_files.read(tmp_path / "step_2_seed_3_pytorch.safetensors")
+    assert convert.is_pytorch(arrays)
     assert main([str(run("2")), "--to", "safetensors", "--out", "x/network.safetensors"]) == 0
     assert (tmp_path / "x" / "network.safetensors").exists()
 
 
-def test_the_file_is_named_by_its_folder_and_lies_here(run, tmp_path, monkeypatch):
-    """Not by what the weights' file says of itself."""
+def test_the_default_file_name(run, tmp_path, monkeypatch):
+    """The name comes from the folder, not from the metadata of the weights file."""
     monkeypatch.chdir(tmp_path)
-    arrays, recipe = weights.read_weights(weights.find(run("6_small")))
+    arrays, recipe, _ = weights.read_weights(weights.find(run("6_small")))
     file = tmp_path / "runs" / "faster" / "weights" / "seed_1.safetensors"
     weights.write_weights(file, arrays, recipe.model_copy(update={"name": "../../evil"}), {})
     assert export(Path("runs/faster"), "safetensors") == Path("faster_seed_1.safetensors")
@@ -191,12 +190,12 @@ def test_the_file_is_named_by_its_folder_and_lies_here(run, tmp_path, monkeypatc
         (
             ["RUN", "--to", "onnx", "--seed", "4"],
             1,
-            "there is no RUN/weights/seed_4.safetensors; a finished seed",
+            "RUN/weights/seed_4.safetensors does not exist. Every seed that finishes",
         ),
         (
             ["nowhere", "--to", "onnx"],
             1,
-            "nowhere holds no weights; a finished seed leaves weights/seed_N",
+            "nowhere contains no weights. Every seed that finishes training writes weights/seed_N",
         ),
         (
             ["RUN", "--to", "safetensors", "--out", "RUN/weights/seed_3.safetensors/x"],
@@ -222,8 +221,6 @@ sys.exit(main(["{run("2")}", "--to", "{to}", "--out", "{tmp_path / "x"}"]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
-    assert (
-        done.stderr
-        == f"jaxdrill: --to {to} needs the package {package}: pip install 'jaxdrill[export]'\n"
-    )
+    missing = f"jaxdrill: --to {to} needs the package {package}"
+    assert done.stderr == f"{missing}. Install it: pip install 'jaxdrill[export]'\n"
     assert not (tmp_path / "x").exists()

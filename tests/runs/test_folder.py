@@ -254,17 +254,17 @@ def test_weights_files_that_are_not_a_runs(tmp_path):
     file = weights.find(run)
     shutil.copy(file, file.with_name("seed_2_copy.safetensors"))
     assert weights.seeds(run) == [2]
-    arrays, recipe = weights.read_weights(file)
+    arrays, recipe, _ = weights.read_weights(file)
     text = recipe.model_dump_json().replace('"kernel":3', '"kernel":99', 1)
     file.write_bytes(save(arrays, {"recipe": text}))
     with pytest.raises(
         RunError,
-        match=r"seed_2.safetensors is damaged: it holds no recipe \(network\[1\] is 99x99, larger",
+        match=r"seed_2.safetensors is damaged: its metadata cannot be read \(network\[1\] is 99x99, larger",
     ):
         weights.load(run)
     file.write_bytes(save(arrays))
     with pytest.raises(
-        RunError, match=r"is damaged: it holds no recipe \('recipe'\); repeat the command"
+        RunError, match=r"is damaged: its metadata cannot be read \(recipe is missing\). Rerun the"
     ):
         weights.load(run)
 

@@ -28,7 +28,7 @@ from jaxdrill.runs import checkpoints, group, session
 from jaxdrill.runs.folder import FORMAT, START_OVER, write_rows
 from jaxdrill.runs.reader import read
 from jaxdrill.weights import read_weights
-from jaxdrill.weights.pytorch import to_pytorch
+from jaxdrill.weights.convert import to_pytorch
 
 FILES = {
     ".lock",
@@ -187,14 +187,14 @@ def test_a_run_from_weights_that_stopped_before_it_began(finished, command, tmp_
 def test_weights_of_another_network(finished, command, tmp_path, capsys):
     weights = read_weights(finished / "weights" / "seed_3.safetensors")[0]
     wrong = {
-        "it has no conv2.kernel": {
+        "conv2.kernel is missing": {
             name: a for name, a in weights.items() if name != "conv2.kernel"
         },
-        "it has conv3.kernel, and the network has not": weights
+        "conv3.kernel is not an array of the network": weights
         | {"conv3.kernel": weights["conv2.kernel"]},
-        "conv2.kernel is [6, 6, 4, 9], in the network [6, 6, 4, 10]": weights
+        "conv2.kernel has the shape [6, 6, 4, 9] instead of [6, 6, 4, 10]": weights
         | {"conv2.kernel": weights["conv2.kernel"][..., :9]},
-        "conv2.kernel is not all finite numbers": weights
+        "conv2.kernel contains values that are NaN or infinite": weights
         | {"conv2.kernel": weights["conv2.kernel"] * np.nan},
         "conv2.kernel is int64; save it as float32": weights
         | {"conv2.kernel": weights["conv2.kernel"].astype(int)},
@@ -213,7 +213,7 @@ def test_weights_of_another_network(finished, command, tmp_path, capsys):
     assert command(tmp_path / "run", "--init-from", tmp_path / "text") == 1
     first, second = capsys.readouterr().err.splitlines()
     assert (
-        first.endswith("there is no " + str(tmp_path / "nothing"))
+        first.endswith(f"{tmp_path / 'nothing'} does not exist")
         and "cannot be read as safetensors" in second
     )
     assert not (tmp_path / "run").exists()
