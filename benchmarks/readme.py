@@ -10,9 +10,8 @@ from typing import Any
 
 from benchmarks import compare
 from jaxdrill.files import write_text
-from jaxdrill.report import plots
+from jaxdrill.report import plots, summary
 from jaxdrill.report.analysis import group_runs
-from jaxdrill.report.page import summary
 from jaxdrill.runs.reader import read_all
 
 RESULTS, README, PICTURE = Path("results"), Path("README.md"), Path("docs/ladder.svg")

@@ -48,7 +48,7 @@ from jaxdrill import array_files, config, data, weights  # noqa: E402
 from jaxdrill.data import idx
 from jaxdrill.errors import RunError, UsageError, printable  # noqa: E402
 from jaxdrill.predict import digit  # noqa: E402
-from jaxdrill.report import page  # noqa: E402
+from jaxdrill.report import summary  # noqa: E402
 from jaxdrill.runs import checkpoints, provenance, reader, resume  # noqa: E402
 
 SECONDS, BYTES, CHUNK = 10, 2**30, 250
@@ -179,7 +179,7 @@ def corpus(base: Path) -> list[Case]:
     )
 
     def report() -> object:
-        return reader.read(run), page.summary(
+        return reader.read(run), summary(
             [run]
         )  # no pictures: they run JAX, which a fork cannot
 

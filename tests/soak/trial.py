@@ -59,7 +59,7 @@ def prepare() -> None:
 
     train, labels, test, test_labels = embedded.digits()
     embedded.digits = lambda: (train[:1437], labels[:1437], test, test_labels)
-    import jaxdrill.report.page
+    import jaxdrill.report.text
     import jaxdrill.runs.session  # noqa: F401
     from jaxdrill.runs import checkpoints
 
