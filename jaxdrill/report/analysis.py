@@ -159,10 +159,12 @@ def group_runs(runs: Sequence[Run]) -> list[list[Analysis]]:
     """Analyse runs in groups that were evaluated on the same images, in the order of the runs."""
     groups: list[list[Run]] = []
     for run in runs:
-        group = next((group for group in groups if group[0].same_images(run)), None)
-        if group is None:
-            groups.append(group := [])
-        group.append(run)
+        for group in groups:
+            if group[0].same_images(run):
+                group.append(run)
+                break
+        else:
+            groups.append([run])
     return [analyze(group) for group in groups]
 
 

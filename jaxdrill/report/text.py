@@ -19,7 +19,9 @@ def verdict(analyses: Sequence[Analysis]) -> str:
     """Say which steps helped, and which run has the highest mean accuracy."""
     best = max(analyses, key=lambda a: a.last.mean)
     images, seeds = f"{len(best.run.labels):,} {best.run.split} images", len(best.run.seeds)
-    accuracy = f"{percent(best.last)} % of {images} after the last epoch ({_count(seeds, 'seed')})"
+    accuracy = (
+        f"{percent(best.last)} % of {images} after the last epoch ({seeds} seed{'s' * (seeds > 1)})"
+    )
     if len(analyses) == 1:
         return f"{best.label} classifies {accuracy} correctly."
     verdicts = {a.label: a.change.verdict for a in analyses if a.change}
@@ -103,52 +105,39 @@ def caveats(runs: Sequence[Run]) -> list[str]:
 
     Caveats about a single run start with its folder.
     """
-    lines, most = [], max(len(run.seeds) for run in runs)
+    most = max(len(run.seeds) for run in runs)
+    lines = []
     for run in runs:
         seeds, left_out = len(run.seeds), ", ".join(map(str, run.left_out))
         sessions = (run.metadata, *run.metadata["earlier_sessions"])
-        if seeds == 1:
-            lines.append(
-                f"{run.folder} has a single seed: the spread over seeds is unknown, so no change "
-                "can be tested."
-            )
-        elif seeds < most:
-            lines.append(
-                f"{run.folder} has {seeds} seeds, other runs have up to {most}. Runs are compared "
-                "on the seeds they have in common."
-            )
-        if left_out:
-            lines.append(
-                f"{run.folder} leaves out seed(s) {left_out}: their number of epochs is different."
-            )
-        if len({(_environment(each), each["git_commit"]) for each in sessions}) > 1:
-            lines.append(
-                f"{run.folder} was trained in sessions with different versions or machines (see "
-                "the last section)."
-            )
-    if len({run.epochs for run in runs}) > 1:
-        lines.append(
-            "The runs have different numbers of epochs. Each run is evaluated after its last epoch."
-        )
-    if missing := ", ".join(f"{run.folder}" for run in runs if not run.images):
-        lines.append(f"images.npz is missing in {missing}: the report cannot show those images.")
-    if len({_environment(run.metadata) for run in runs}) > 1:
-        lines.append(
-            "The runs were made with different versions or machines (see the last section). On "
-            "different devices, the accuracies of a seed are statistically equivalent, not "
-            "identical."
-        )
-    return lines
+        notes = {
+            "has a single seed: the spread over seeds is unknown, so no change can be tested.": (
+                seeds == 1
+            ),
+            f"has {seeds} seeds, other runs have up to {most}. Runs are compared on the seeds they "
+            "have in common.": 1 < seeds < most,
+            f"leaves out seed(s) {left_out}: their number of epochs is different.": left_out,
+            "was trained in sessions with different versions or machines (see the last section).": (
+                len({(_environment(each), each["git_commit"]) for each in sessions}) > 1
+            ),
+        }
+        lines += [f"{run.folder} {note}" for note, applies in notes.items() if applies]
+    missing = ", ".join(f"{run.folder}" for run in runs if not run.images)
+    notes = {
+        "The runs have different numbers of epochs. Each run is evaluated after its last epoch.": (
+            len({run.epochs for run in runs}) > 1
+        ),
+        f"images.npz is missing in {missing}: the report cannot show those images.": missing,
+        "The runs were made with different versions or machines (see the last section). On "
+        "different devices, the accuracies of a seed are statistically equivalent, not "
+        "identical.": len({_environment(run.metadata) for run in runs}) > 1,
+    }
+    return [*lines, *(note for note, applies in notes.items() if applies)]
 
 
 def _environment(session: dict[str, Any]) -> str:
     """Return everything of a session's environment that can change the bits of its results."""
     return str([session[key] for key in ("versions", "devices", "processor")])
-
-
-def _count(number: int, noun: str) -> str:
-    """Format a number with its noun: `1 seed`, `3 seeds`."""
-    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def markdown_table(table: ReportTable) -> str:
