@@ -135,9 +135,10 @@ def test_unfinished_and_damaged_runs_in_a_folder_are_skipped_with_a_warning(dril
     """This applies to report, check and page. A bad run that is passed itself is an error."""
     bad = drill / "step_4"
     damage(bad)
-    shutil.rmtree(drill / "step_2")
-    for run in ("step_3", "step_4", "step_5"):
-        write_trained(drill / run, run.removeprefix("step_"), [1])
+    for step in "45":  # `page` needs weights.
+        write_trained(drill / f"step_{step}", step, [1])
+    for run in ("step_2", "step_3"):
+        shutil.rmtree(drill / run)
     commands = [
         lambda *runs: report.main([*runs]),
         lambda *runs: main(["check", *runs, "--min-accuracy", "0.5"]),
@@ -150,8 +151,7 @@ def test_unfinished_and_damaged_runs_in_a_folder_are_skipped_with_a_warning(dril
         assert command(str(bad)) == 1
         error = capsys.readouterr().err
         assert error.startswith(f"jaxdrill: {bad} is ") and error.count("\n") == 1
-    for run in ("step_3", "step_5"):
-        shutil.rmtree(drill / run)
+    shutil.rmtree(drill / "step_5")
     for command in commands:
         assert command(str(drill)) == 1
         error = capsys.readouterr().err
