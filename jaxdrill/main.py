@@ -69,7 +69,7 @@ def _train(arguments: list[str]) -> None:
                 for config in configs
             ]
         if processes.is_first():
-            from jaxdrill.report.page import summary  # here, so that training need not wait for it
+            from jaxdrill.report import summary  # here, so that training need not wait for it
 
             report = ["python", "-m", "jaxdrill.report", f"{parent if several else folders[0]}"]
             width = get_terminal_size((100, 24)).columns
@@ -162,7 +162,7 @@ def _compare(accuracies: "np.ndarray", minimum: float, alpha: float | None) -> t
         return False, f"{measured}, below {wanted}"
     if alpha is None:
         return True, f"{measured}, at least {wanted}"
-    p_value = statistics.above(accuracies, minimum)
+    p_value = statistics.one_sided_p_value(accuracies, minimum)
     if p_value is None:
         why = (
             "all seeds are equal"

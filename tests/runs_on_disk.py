@@ -111,14 +111,21 @@ def write_trained(path: Path, step: str, seeds=(3,)) -> Path:
     return path
 
 
+def write_drill(path: Path) -> Path:
+    """Write runs of steps 2 to 5. Step 3 has two seeds, the others three."""
+    two = {1: CURVES[1], 2: CURVES[2]}
+    for step, curves in (("2", CURVES), ("3", two), ("4", CURVES), ("5", BETTER)):
+        write_run(path / f"step_{step}", step, curves)
+    return path
+
+
 @pytest.fixture
 def drill(tmp_path):
-    """Four steps, one of them with a seed less."""
-    for step, curves in (
-        ("2", CURVES),
-        ("3", {1: CURVES[1], 2: CURVES[2]}),
-        ("4", CURVES),
-        ("5", BETTER),
-    ):
-        write_run(tmp_path / "runs" / f"step_{step}", step, curves)
-    return tmp_path / "runs"
+    """The runs of `write_drill`, which a test may change."""
+    return write_drill(tmp_path / "runs")
+
+
+@pytest.fixture(scope="session")
+def shared_drill(tmp_path_factory):
+    """The runs of `write_drill` for tests that only read them."""
+    return write_drill(tmp_path_factory.mktemp("drill") / "runs")

@@ -222,7 +222,7 @@ def test_messages_can_be_sent_elsewhere(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(LOGGER, "handlers", [Kept()])
     run = write_run(tmp_path / "run", "5", {1: CURVES[1]})
     jaxdrill.write_report(run)
-    why = "the spread over seeds is unknown, so no change is certain"
+    why = "the spread over seeds is unknown, so no change can be tested"
     assert told == [("WARNING", f"{run} has a single seed: {why}.")]
     assert capsys.readouterr() == ("", "")
 

@@ -30,7 +30,8 @@ from jaxdrill.page import __main__ as page_command
 from jaxdrill.predict import __main__ as predict
 from jaxdrill.predict import read_picture
 from jaxdrill.report import __main__ as report
-from jaxdrill.report import analysis, page
+from jaxdrill.report import analysis, render, summary
+from jaxdrill.report import text as report_text
 from jaxdrill.runs import provenance, reader
 from jaxdrill.runs.folder import START_OVER
 
@@ -196,10 +197,10 @@ def test_nothing_commands_the_terminal(capsys, text):
 @quick
 @given(TEXT)
 def test_texts_of_a_report_stay_text(text):
-    shown = page.plain(text)
+    shown = report_text.markdown_text(text)
     assert shown.isprintable() and "<" not in shown and "](" not in shown
     assert not re.search(r"(?<!\\)\|", shown)
-    assert "<" not in re.sub(r"</?code>|<wbr>", "", str(page.code(text)))
+    assert "<" not in re.sub(r"</?code>|<wbr>", "", str(report_text.html_text(text)))
 
 
 @quick
@@ -229,7 +230,7 @@ def test_any_value_in_run_json(tmp_path, value, key):
     good = json.loads((run / "good.json").read_text())
     (run / "run.json").write_text(json.dumps(good | {key: value}))
     try:
-        html, markdown = analysis.group_runs([reader.read(run)]), page.summary([run])
+        html, markdown = analysis.group_runs([reader.read(run)]), summary([run])
         assert html and "<script" not in markdown
     except RunError as error:
         assert "run" in f"{error}"
@@ -246,7 +247,7 @@ def test_a_report_of_hostile_texts(tmp_path):
         command=["python", bad],
         git_commit=bad,
     )
-    html, markdown = page.render([reader.read(run)])
+    html, markdown = render([reader.read(run)])
     for text in (html, markdown):
         assert "<script" not in text and "\x1b" not in text
     assert "](javascript" not in markdown

@@ -346,7 +346,7 @@ def test_all_steps_into_one_workdir(tmp_path, monkeypatch, capsys):
         return workdir or parent / config.name
 
     monkeypatch.setattr("jaxdrill.runs.session.train", train)
-    monkeypatch.setattr("jaxdrill.report.page.summary", lambda folders, width: "the table")
+    monkeypatch.setattr("jaxdrill.report.summary", lambda folders, width: "the table")
     assert main(["--step", "all", "--workdir", str(tmp_path / "my runs")]) == 0
     assert seen == [(name, None, tmp_path / "my runs") for name in config.steps()]
     assert capsys.readouterr().out.endswith(
@@ -364,7 +364,7 @@ def test_a_table_that_cannot_be_made_is_no_success(tmp_path, monkeypatch, capsys
         raise RunError("the table cannot be made")
 
     monkeypatch.setattr("jaxdrill.runs.session.train", lambda *_: tmp_path)
-    monkeypatch.setattr("jaxdrill.report.page.summary", fail)
+    monkeypatch.setattr("jaxdrill.report.summary", fail)
     assert main(["--step", "3"]) == 1
     assert capsys.readouterr().err == "jaxdrill: the table cannot be made\n"
 

@@ -1,7 +1,10 @@
-"""What the seeds of each run show, and whether its step helped. Accuracies are fractions in 0..1."""
+"""The results of each run over its seeds, and its comparison with a baseline.
+
+Accuracies are fractions from 0 to 1.
+"""
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import median_low
@@ -22,25 +25,37 @@ from jaxdrill.report.statistics import (
 )
 from jaxdrill.runs.reader import Run
 
-# The test labels that most people reject, by index from 0: Northcutt, Athalye and Mueller, "Pervasive label errors in
-# test sets destabilize machine learning benchmarks", 2021 (github.com/cleanlab/label-errors, mnist_mturk.json).
+# Indices of the MNIST test labels that most people reject. Source: Northcutt, Athalye and Mueller,
+# "Pervasive label errors in test sets destabilize machine learning benchmarks", 2021
+# (github.com/cleanlab/label-errors, mnist_mturk.json).
 DISPUTED = [947, 1621, 1901, 2130, 2462, 2597, 2654, 3520, 3558, 5937, 6651, 6783, 8527, 9679, 9729]
 
 
-def notebook(name: str, epochs: int) -> list[float]:
-    """The test accuracies that the original notebook of a step printed, of as many epochs; none if it has none."""
+def notebook_accuracies(name: str, epochs: int) -> list[float]:
+    """Return the test accuracies that a step's original notebook printed, at most `epochs`.
+
+    The list is empty for a recipe that has no notebook.
+    """
     table = tomllib.loads((recipe_folder() / "notebook_results.toml").read_text("utf-8"))
     return [percent / 100 for percent in table.get(name, [])[:epochs]]
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """A run, and what its seeds show. Accuracies without a split are those of the run's evaluated images."""
+    """The results of a run. Accuracies are those of the evaluated images unless stated otherwise.
+
+    Attributes:
+        run: the run.
+        label: name of the recipe; for several runs of a recipe, also the folder and the fields
+            that differ.
+        baseline: the run that this run is compared with, or None.
+        change: difference from the baseline; None without a baseline or without a common seed.
+    """
 
     run: Run
-    label: str  # the recipe's name, with folder and differing fields if several runs have that name
-    baseline: Run | None  # the run that it is compared with
-    change: Difference | None  # from the baseline; None without one, or without a common seed
+    label: str
+    baseline: Run | None
+    change: Difference | None
 
     @cached_property
     def last(self) -> Summary:
@@ -49,194 +64,181 @@ class Analysis:
 
     @cached_property
     def best(self) -> Summary:
-        """Accuracy of each seed's best epoch. Optimistically biased: the epoch is selected on the evaluated images."""
+        """Accuracy of the best epoch of each seed, which is selected on the same images."""
         return summary(self.run.metrics["accuracy"].max(axis=1))
 
     @cached_property
     def train(self) -> Summary | None:
-        """Accuracy on training images in evaluation mode, after the last epoch; None if it was not measured."""
+        """Training accuracy in evaluation mode after the last epoch; None if not measured."""
         return None if self.run.train_evaluation is None else summary(self.run.train_evaluation)
 
     @cached_property
     def gap(self) -> Summary | None:
-        """Training minus evaluated accuracy, both in evaluation mode after the last epoch; None if not measured."""
+        """Training minus evaluated accuracy, both in evaluation mode; None if not measured."""
         if self.run.train_evaluation is None:
             return None
         return summary(self.run.train_evaluation - self.run.metrics["accuracy"][:, -1], low=-1)
 
     @property
     def has_target(self) -> bool:
-        """Whether the drill's target, the notebooks' results and the disputed labels are of the evaluated images."""
+        """True for MNIST's test images: target, notebooks and disputed labels belong to them."""
         return self.run.dataset == "mnist"
 
     @cached_property
     def at_target(self) -> tuple[float, int, int | None]:
-        """The mean number of epochs at 99.4 % or more, the number of seeds that stay there (`epochs_at_target`), and
-        the lower median of the first of these epochs, from 0."""
-        counted = [epochs_at_target(curve) for curve in self.run.metrics["accuracy"]]
-        stay = [first for _, first in counted if first is not None]
-        return (
-            float(np.mean([count for count, _ in counted])),
-            len(stay),
-            median_low(stay) if stay else None,
-        )
+        """Epochs at 99.4 % or more.
+
+        Their mean number over the seeds; the number of seeds that stay there (`epochs_at_target`);
+        the lower median of the first epoch from which these seeds stay, counted from 0.
+        """
+        counts, firsts = zip(*map(epochs_at_target, self.run.metrics["accuracy"]), strict=True)
+        stay = [first for first in firsts if first is not None]
+        return float(np.mean(counts)), len(stay), median_low(stay) if stay else None
 
     @cached_property
     def notebook(self) -> tuple[float, int, float] | None:
-        """The notebook's best test accuracy over as many epochs, its epoch from 0, and the fraction of our seeds whose
-        own best is lower (equal ones count half)."""
-        curve = notebook(self.run.name, self.run.epochs) if self.has_target else []
+        """The best test accuracy of the notebook within this run's number of epochs.
+
+        The accuracy; its epoch, counted from 0; the fraction of seeds whose best accuracy is lower.
+        A seed with an equal accuracy counts half. None if there is no notebook.
+        """
+        curve = notebook_accuracies(self.run.name, self.run.epochs) if self.has_target else []
         if not curve:
             return None
-        ours = np.round(self.run.metrics["accuracy"].max(axis=1), 6)
-        best = max(curve)
-        return (
-            best,
-            curve.index(best),
-            float(stats.percentileofscore(ours, round(best, 6), kind="mean")) / 100,
-        )
+        best, ours = max(curve), np.round(self.run.metrics["accuracy"].max(axis=1), 6)
+        below = stats.percentileofscore(ours, round(best, 6), kind="mean") / 100
+        return best, curve.index(best), float(below)
+
+    @cached_property
+    def probabilities(self) -> np.ndarray:
+        """Probabilities of each evaluated image, averaged over the seeds, float64[N, 10]."""
+        return self.run.probabilities.astype(np.float64).mean(axis=0)
 
     @cached_property
     def ensemble(self) -> float | None:
-        """Accuracy of the seeds' averaged probabilities; None of a single seed."""
+        """Accuracy of the averaged probabilities; None for a single seed."""
         if len(self.run.seeds) == 1:
             return None
         return float(np.mean(self.probabilities.argmax(axis=-1) == self.run.labels))
 
     @cached_property
-    def probabilities(self) -> np.ndarray:
-        """Of each evaluated image and class, the mean over the seeds, float64[N, 10]."""
-        return self.run.probabilities.astype(np.float64).mean(axis=0)
-
-    @cached_property
     def disputed(self) -> tuple[float, float] | None:
-        """Mean number of the disputed labels that a seed contradicts, and its accuracy on the other images; MNIST's
-        test only."""
+        """Predictions on the images with disputed labels; None for other images than MNIST's test.
+
+        The mean number of disputed labels that a seed contradicts; the accuracy on the other
+        images.
+        """
         if not self.has_target or len(self.run.labels) <= max(DISPUTED):
             return None
         right = self.run.predicted == self.run.labels
-        return float((~right[:, DISPUTED]).sum(axis=1).mean()), float(
-            np.delete(right, DISPUTED, axis=1).mean()
-        )
+        contradicted = (~right[:, DISPUTED]).sum(axis=1).mean()
+        return float(contradicted), float(np.delete(right, DISPUTED, axis=1).mean())
 
 
 def analyze(runs: Sequence[Run]) -> list[Analysis]:
     """Analyse runs that were evaluated on the same images, and compare each with its baseline.
 
-    The baseline of a run is the recipe that it extends; among several runs of that recipe, one of as many epochs if
-    there is one, else the first. Further runs of one recipe, with other flags or epochs, are compared with the first
-    of them. Other runs are not compared: two unrelated recipes differ in too much to name a cause.
+    The baseline of a run is a run of the recipe that it extends. If there are several, the baseline
+    is the first with the same number of epochs, else the plain recipe. Further runs of one recipe,
+    with other flags or epochs, are compared with the plain recipe. Other runs have no baseline:
+    unrelated recipes differ in too many fields to name a cause.
     """
-    firsts = {name: _reference(members) for name, members in _by_name(runs).items()}
-    labels = _labels(runs)
-    baselines: list[Run | None] = []
-    differences: list[Difference | None] = []
-    for run in runs:
-        baseline = firsts[run.name]
-        if run is baseline:
-            extended = [
-                other
-                for other in runs
-                if other.name == run.config.extends and other.name != run.name
-            ]
-            alike = [other for other in extended if other.epochs == run.epochs]
-            baseline = next(iter(alike), firsts.get(run.config.extends) if extended else None)
-        elif not changed_fields(run, baseline):
-            baseline = (
-                None  # a repetition of the same recipe: nothing differs that could have helped
-            )
-        baselines.append(baseline)
-        common = sorted(set(run.seeds) & set(baseline.seeds)) if baseline else []
-        differences.append(
-            difference(labels[id(baseline)], _last(baseline, common), _last(run, common))
-            if baseline and common
-            else None
-        )
-    each = zip(runs, baselines, correct(differences), strict=True)
+    recipes = {run.name: [other for other in runs if other.name == run.name] for run in runs}
+    references = {name: _reference(members) for name, members in recipes.items()}
+    labels = {key: label for members in recipes.values() for key, label in _labels(members)}
+    baselines = [_baseline(run, runs, references) for run in runs]
+    changes = [
+        _compare(run, baseline, labels[id(baseline)]) if baseline else None
+        for run, baseline in zip(runs, baselines, strict=True)
+    ]
+    each = zip(runs, baselines, correct(changes), strict=True)
     return [Analysis(run, labels[id(run)], baseline, change) for run, baseline, change in each]
 
 
 def group_runs(runs: Sequence[Run]) -> list[list[Analysis]]:
-    """Analyse runs in groups that were evaluated on the same images, in the order of the groups' first runs."""
+    """Analyse runs in groups that were evaluated on the same images, in the order of the runs."""
     groups: list[list[Run]] = []
     for run in runs:
-        group = next((group for group in groups if group[0].same_images(run)), None)
-        if group is None:
-            groups.append(group := [])
-        group.append(run)
+        for group in groups:
+            if group[0].same_images(run):
+                group.append(run)
+                break
+        else:
+            groups.append([run])
     return [analyze(group) for group in groups]
 
 
-def changed_fields(run: Run, baseline: Run) -> dict[str, tuple[str, str]]:
-    """Return the recipe's fields that differ, by dotted name: the value in `baseline`, and in `run`.
+def changed_fields(old: Config, new: Config) -> dict[str, tuple[str, str]]:
+    """Return the recipe fields that differ: the dotted name, and both values as text.
 
-    What a recipe is for, its seeds, and how it is executed do not count.
+    Fields that cannot change the results of a seed are ignored.
     """
-    old, new = _fields(baseline.config), _fields(run.config)
-    return {name: (old[name], new[name]) for name in new if old[name] != new[name]}
+    before = _fields(old)
+    return {k: (before[k], value) for k, value in _fields(new).items() if before[k] != value}
 
 
 def _fields(config: Config) -> dict[str, str]:
-    """Return every field of a recipe that can change its results, as text."""
+    """Return every field of a recipe that can change the results of a seed, as text."""
     network = ", ".join(f"{row.layer} to {row.channels}" for row in layer_table(config.network))
+    ignored = ("goal", "seed", "seeds", "data", "evaluate_on")
     return {"network": network} | {
         name: f"{value}"
         for name, _, value in options(config)
-        if name not in ("goal", "seed", "seeds", "data", "evaluate_on")
-        and not name.startswith("execution.")
+        if name not in ignored and not name.startswith("execution.")
     }
 
 
-def _by_name(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    names = dict.fromkeys(run.name for run in runs)
-    return {name: [run for run in runs if run.name == name] for name in names}
-
-
 def _reference(runs: Sequence[Run]) -> Run:
-    """Return the run of a recipe that the others are compared with.
+    """Return the run of a recipe that the other runs of the recipe are compared with.
 
-    It is the one with the fewest fields that differ from the built-in recipe of that name, if there is one.
+    For a built-in recipe it is the run with the fewest changed fields, else the first run.
     """
     if len(runs) == 1 or runs[0].name not in steps():
         return runs[0]
-    plain = _fields(resolve(runs[0].name))
-    return min(
-        runs,
-        key=lambda run: sum(plain[name] != value for name, value in _fields(run.config).items()),
-    )
+    plain = resolve(runs[0].name)
+    return min(runs, key=lambda run: len(changed_fields(plain, run.config)))
 
 
-def _labels(runs: Sequence[Run]) -> dict[int, str]:
-    """Return a label of each run by its id: the recipe's name, and what tells runs of one recipe apart.
+def _baseline(run: Run, runs: Sequence[Run], references: dict[str, Run]) -> Run | None:
+    """Return the baseline of a run, as `analyze` defines it.
 
-    That is their folder, unless it is named after the recipe, and the fields that differ among them.
+    `references` contains the reference run of each recipe.
     """
-    labels = {}
-    for name, members in _by_name(runs).items():
-        if len(members) == 1:
-            labels[id(members[0])] = name
-            continue
-        texts = [_fields(run.config) for run in members]
-        differing = [field for field in texts[0] if len({text[field] for text in texts}) > 1]
-        for run, text in zip(members, texts, strict=True):
-            folder = (
-                [run.folder.name]
-                if run.folder.name not in (name, f"{name}_{run.config.data}")
-                else []
-            )
-            if len(members) > len({other.folder.name for other in members}):
-                folder = [f"{run.folder}"]  # folders of one name in different places
-            values = [
-                f"{run.metadata['parameters']:,} parameters"
-                if field == "network"
-                else f"{field} {text[field]}"
-                for field in differing
-            ]
-            told = [", ".join(part) for part in (folder, values) if part]
-            labels[id(run)] = f"{name} ({': '.join(told)})" if told else name
-    return labels
+    reference, extended = references[run.name], run.config.extends
+    if run is not reference:  # A repetition without a changed field has no baseline.
+        return reference if changed_fields(reference.config, run.config) else None
+    if extended == run.name:
+        return None
+    same_epochs = (each for each in runs if each.name == extended and each.epochs == run.epochs)
+    return next(same_epochs, references.get(extended))
 
 
-def _last(run: Run, seeds: Sequence[int]) -> np.ndarray:
-    """Return the last accuracies of these seeds, float64[S]."""
-    return run.metrics["accuracy"][[run.seeds.index(seed) for seed in seeds], -1]
+def _compare(run: Run, baseline: Run, label: str) -> Difference | None:
+    """Compare the last accuracies of the seeds that both runs have; None without a common seed."""
+    common = sorted(set(run.seeds) & set(baseline.seeds))
+    if not common:
+        return None
+    old, new = (
+        each.metrics["accuracy"][[each.seeds.index(seed) for seed in common], -1]
+        for each in (baseline, run)
+    )
+    return difference(label, old, new)
+
+
+def _labels(members: Sequence[Run]) -> Iterator[tuple[int, str]]:
+    """Yield the id and a distinct label of each run of one recipe.
+
+    The label of several runs is the recipe's name, the folder unless it is named after the recipe,
+    and the values of the fields that differ. Equal folder names are shown with their path.
+    """
+    fields = [_fields(run.config) for run in members]
+    differing = [name for name in fields[0] if len({each[name] for each in fields}) > 1]
+    same_names = len({run.folder.name for run in members}) < len(members)
+    for run, own in zip(members, fields, strict=True):
+        folder = f"{run.folder}" if same_names else run.folder.name
+        if len(members) == 1 or folder in (run.name, f"{run.name}_{run.config.data}"):
+            folder = ""
+        own["network"] = f"{run.metadata['parameters']:,} parameters"
+        values = [own[name] if name == "network" else f"{name} {own[name]}" for name in differing]
+        details = ": ".join(filter(None, (folder, ", ".join(values))))
+        yield id(run), f"{run.name} ({details})" if details else run.name

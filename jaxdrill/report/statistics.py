@@ -1,7 +1,8 @@
-"""Statistics over seeds: means, paired differences, and the difference that a number of seeds can detect.
+"""Statistics over seeds: means, paired differences, and detectable differences.
 
-Intervals and tests are Student's, which assume that accuracies are normally distributed over seeds.
-`benchmarks/false_verdicts.py` measures their coverage, false verdicts and power on simulated drills.
+Intervals and tests use Student's t, which assumes that accuracies are normally distributed over
+seeds. `benchmarks/false_verdicts.py` measures their coverage, false verdicts and power on simulated
+drills.
 """
 
 from collections.abc import Sequence
@@ -13,23 +14,27 @@ import numpy as np
 from scipy import optimize, stats
 
 TARGET = 0.994  # the drill's test accuracy
-TARGET_EPOCHS = 3  # a seed stays above the target if at least its last three epochs reach it
+TARGET_EPOCHS = 3  # number of final epochs that must reach the target in a seed that stays above it
 CONFIDENCE, ALPHA, POWER = 0.95, 0.05, 0.8
-MIN_SEEDS = 3  # with fewer there is neither an interval nor a test
-MAX_SEEDS = 1000  # the largest number of seeds that planning considers
+MIN_SEEDS = 3  # With fewer seeds there is no interval and no test.
+MAX_SEEDS = 1000  # limit of `seeds_needed`
 
 Verdict = Literal["helped", "hurt", "inconclusive", "single seed"]
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The mean of one value per seed."""
+    """The mean of one value per seed.
+
+    Attributes:
+        mean: mean over the seeds.
+        deviation: sample standard deviation (n - 1); None for a single seed.
+        interval: 95 % interval of the mean; None below MIN_SEEDS or if all values are equal.
+    """
 
     mean: float
-    deviation: float | None  # standard deviation with n - 1; None for a single seed
-    interval: (
-        tuple[float, float] | None
-    )  # 95 % interval of the mean; None below MIN_SEEDS or if all values are equal
+    deviation: float | None
+    interval: tuple[float, float] | None
 
 
 def summary(values: Sequence[float] | np.ndarray, low: float = 0.0, high: float = 1.0) -> Summary:
@@ -42,29 +47,38 @@ def summary(values: Sequence[float] | np.ndarray, low: float = 0.0, high: float 
     """
     x = np.asarray(values, np.float64)
     deviation = float(x.std(ddof=1)) if len(x) > 1 else None
-    return Summary(float(x.mean()), deviation, _interval(x, low, high))
+    return Summary(float(x.mean()), deviation, _interval(_t_test(x), low, high))
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The last accuracies of a run minus those of its baseline, paired by seed."""
+    """The last accuracies of a run minus those of its baseline, paired by seed.
 
-    baseline: str  # label of the baseline
-    seeds: int  # that both runs have
+    Attributes:
+        baseline: label of the baseline.
+        seeds: number of seeds that both runs have.
+        mean: mean of the differences.
+        deviation: sample standard deviation of the differences; None if there is no test.
+        interval: 95 % interval of the mean, not corrected for multiple tests; None if there is no
+            test.
+        p_value: of the two-sided paired t-test; None if there is no test, that is below MIN_SEEDS
+            or if all differences are equal.
+        p_holm: `p_value` after Holm's correction over `tests` tests.
+        tests: number of tests that are shown together.
+    """
+
+    baseline: str
+    seeds: int
     mean: float
-    deviation: float | None = (
-        None  # standard deviation of the differences; None below MIN_SEEDS or if all are equal
-    )
-    interval: tuple[float, float] | None = (
-        None  # 95 % interval of the mean, not corrected for several tests
-    )
-    p_value: float | None = None  # two-sided paired t-test
-    p_holm: float | None = None  # the same, corrected over all tests that are shown together
-    tests: int = 1  # that are shown together
+    deviation: float | None = None
+    interval: tuple[float, float] | None = None
+    p_value: float | None = None
+    p_holm: float | None = None
+    tests: int = 1
 
     @property
     def verdict(self) -> Verdict:
-        """Return `helped` or `hurt` if the corrected p-value is below 5 %."""
+        """Return `helped` or `hurt` if the corrected p-value is below 5 %, else `inconclusive`."""
         if self.seeds == 1:
             return "single seed"
         if self.p_holm is None or self.p_holm >= ALPHA:
@@ -73,65 +87,60 @@ class Difference:
 
     @property
     def detectable(self) -> float | None:
-        """Return the smallest true difference that these seeds detect with 80 % power, at 5 % over the number of tests.
+        """Return the smallest true difference that these seeds detect with 80 % power.
 
-        The level is Bonferroni's: a difference that passes it passes Holm's correction too. It depends on the spread
-        of the differences, not on their mean. None if there is no test.
+        The significance level is 5 % divided by the number of tests (Bonferroni). A difference that
+        passes Bonferroni's correction also passes Holm's. The result depends on the spread of the
+        differences, not on their mean. It is None if there is no test.
         """
-        return (
-            None
-            if self.deviation is None
-            else detectable_difference(self.seeds, self.deviation, ALPHA / self.tests)
-        )
+        if self.deviation is None:
+            return None
+        return detectable_difference(self.seeds, self.deviation, ALPHA / self.tests)
 
     def seeds_to_detect(self, difference: float) -> int | None:
-        """Return the number of seeds that detects a true `difference` with 80 % power at the same level.
+        """Return the number of seeds that detects a true `difference`, as `seeds_needed` does.
 
-        None if there is no test here, or if more than MAX_SEEDS are needed.
+        The result is None if there is no test, or if more than MAX_SEEDS seeds are needed.
         """
-        return (
-            None
-            if self.deviation is None
-            else seeds_needed(difference, self.deviation, ALPHA / self.tests)
-        )
+        if self.deviation is None:
+            return None
+        return seeds_needed(difference, self.deviation, ALPHA / self.tests)
 
 
 def difference(baseline: str, old: np.ndarray, new: np.ndarray) -> Difference:
-    """Compare accuracies float[S] of a run (`new`) and its baseline (`old`), in the same order of seeds."""
+    """Compare the accuracies of a run with those of its baseline in a paired t-test.
+
+    Args:
+        baseline: label of the baseline.
+        old: accuracies of the baseline, float[S].
+        new: accuracies of the run, float[S], in the same order of seeds.
+    """
     delta = np.asarray(new, np.float64) - np.asarray(old, np.float64)
-    interval = _interval(delta, -1, 1)
-    if interval is None:
-        return Difference(baseline, len(delta), float(delta.mean()))
-    test: Any = stats.ttest_1samp(delta, 0)
-    return Difference(
-        baseline,
-        len(delta),
-        float(delta.mean()),
-        float(delta.std(ddof=1)),
-        interval,
-        float(test.pvalue),
-    )
+    compared = Difference(baseline, len(delta), float(delta.mean()))
+    if (test := _t_test(delta)) is None:
+        return compared
+    deviation, p_value = float(delta.std(ddof=1)), float(test.pvalue)
+    return replace(compared, deviation=deviation, interval=_interval(test, -1, 1), p_value=p_value)
 
 
 def correct(differences: Sequence[Difference | None]) -> list[Difference | None]:
     """Correct the p-values of differences that are shown together (Holm, 1979).
 
-    Holm's method holds for any dependence between the tests, such as a baseline that two of them share.
+    Holm's method is valid for any dependence between the tests, for example a shared baseline.
     """
-    p_values = [d.p_value for d in differences if d is not None and d.p_value is not None]
+    p_values = [d.p_value for d in differences if d and d.p_value is not None]
     adjusted = iter(holm(p_values))
     return [
-        d
-        if d is None or d.p_value is None
-        else replace(d, p_holm=next(adjusted), tests=len(p_values))
+        replace(d, p_holm=next(adjusted), tests=len(p_values)) if d and d.p_value is not None else d
         for d in differences
     ]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Compute Holm's adjusted p-values, in the order given.
+    """Compute Holm's adjusted p-values, in the given order.
 
-    The smallest p-value is multiplied by n, the next by n - 1, and so on. None is below the one before it or above 1.
+    The smallest p-value is multiplied by n, the next by n - 1, and so on. An adjusted p-value is
+    at least the previous adjusted p-value and at most 1.
     """
     p = np.asarray(p_values, np.float64)
     order = np.argsort(p)
@@ -140,15 +149,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def power(effect: float, seeds: int, level: float = ALPHA) -> float:
-    """Compute the probability that a two-sided paired t-test finds a true mean difference (Cohen, 1988).
+def power(cohens_dz: float, seeds: int, level: float = ALPHA) -> float:
+    """Compute the power of a two-sided paired t-test (Cohen, 1988).
 
     Args:
-        effect: true mean difference in standard deviations of the differences.
+        cohens_dz: true mean difference, divided by the standard deviation of the differences.
         seeds: number of pairs, at least 2.
         level: significance level.
     """
-    critical, shift = stats.t.isf(level / 2, seeds - 1), effect * np.sqrt(seeds)
+    critical, shift = stats.t.isf(level / 2, seeds - 1), cohens_dz * np.sqrt(seeds)
     # SciPy returns NaN in the lower tail where the probability is negligible.
     wrong_sign = np.nan_to_num(stats.nct.cdf(-critical, seeds - 1, shift))
     return float(stats.nct.sf(critical, seeds - 1, shift) + wrong_sign)
@@ -165,57 +174,52 @@ def detectable_difference(seeds: int, deviation: float, level: float = ALPHA) ->
     Returns:
         The difference, in the unit of `deviation`.
     """
-    return _detectable_effect(seeds, level) * deviation
+    return _detectable_dz(seeds, level) * deviation
 
 
 @cache
-def _detectable_effect(seeds: int, level: float) -> float:
-    """Find the effect, in standard deviations of the differences, at which the power is 80 %."""
-    # With a shift of twice the critical value plus 10 the power is above 80 % for every number of seeds.
+def _detectable_dz(seeds: int, level: float) -> float:
+    """Find the Cohen's dz at which the power is 80 %."""
+    # At 2 t + 10 (t: the critical value) the power is above 80 % for every number of seeds.
     limit = (2 * stats.t.isf(level / 2, seeds - 1) + 10) / np.sqrt(seeds)
-    effect: Any = optimize.brentq(lambda effect: power(effect, seeds, level) - POWER, 0, limit)
-    return float(effect)
+    dz: Any = optimize.brentq(lambda dz: power(dz, seeds, level) - POWER, 0, limit)
+    return float(dz)
 
 
 def seeds_needed(difference: float, deviation: float, level: float = ALPHA) -> int | None:
     """Compute the number of seeds that detects a true `difference` with 80 % power, for planning.
 
     Args:
-        difference: above 0, chosen before the runs, not the one that was measured.
+        difference: above 0, chosen before the runs. Do not pass the measured difference.
         deviation: standard deviation of the differences.
         level: significance level; divide it by the number of tests.
 
     Returns:
-        A number from MIN_SEEDS to MAX_SEEDS, or None if more are needed.
+        A number from MIN_SEEDS to MAX_SEEDS, or None if more seeds are needed.
     """
-    found = (
-        n
-        for n in range(MIN_SEEDS, MAX_SEEDS + 1)
-        if power(difference / deviation, n, level) >= POWER
-    )
-    return next(found, None)
+    candidates = range(MIN_SEEDS, MAX_SEEDS + 1)
+    return next((n for n in candidates if power(difference / deviation, n, level) >= POWER), None)
 
 
-def above(values: Sequence[float] | np.ndarray, minimum: float) -> float | None:
+def one_sided_p_value(values: Sequence[float] | np.ndarray, minimum: float) -> float | None:
     """Compute the p-value of a one-sided t-test that the true mean is above `minimum`.
 
-    None below MIN_SEEDS or if all values are equal: the spread over seeds is then unknown.
+    The result is None below MIN_SEEDS or if all values are equal, because the spread over seeds is
+    then unknown.
     """
-    if len(values) < MIN_SEEDS or _all_equal(np.asarray(values)):
-        return None
-    test: Any = stats.ttest_1samp(values, minimum, alternative="greater")
-    return float(test.pvalue)
+    test = _t_test(np.asarray(values), minimum, "greater")
+    return test and float(test.pvalue)
 
 
 def epochs_at_target(curve: np.ndarray) -> tuple[int, int | None]:
-    """Count the epochs that reach 99.4 %, and find the first epoch from which all do.
+    """Count the epochs that reach 99.4 %, and find the first epoch after which all epochs do.
 
     Args:
         curve: test accuracy after each epoch, float64[E], 0..1.
 
     Returns:
-        The number of epochs, and the first epoch, from 0, of at least TARGET_EPOCHS final epochs that all reach the
-        target; None if there are fewer.
+        The number of epochs that reach the target, and the index of the first of the final epochs
+        that all reach the target. The index is None if there are fewer than TARGET_EPOCHS of them.
     """
     reached = curve >= TARGET - 1e-9
     below = np.flatnonzero(~reached)
@@ -223,19 +227,16 @@ def epochs_at_target(curve: np.ndarray) -> tuple[int, int | None]:
     return int(reached.sum()), first if len(curve) - first >= TARGET_EPOCHS else None
 
 
-def _interval(x: np.ndarray, low: float, high: float) -> tuple[float, float] | None:
-    """Compute the 95 % t interval of the mean of float64[S], clipped to low..high."""
-    if len(x) < MIN_SEEDS or _all_equal(x):
+def _t_test(x: np.ndarray, mean: float = 0.0, alternative: str = "two-sided") -> Any:
+    """Test if the true mean of float[S] is `mean`. Return None if the spread is unknown."""
+    if len(x) < MIN_SEEDS or np.ptp(x) < 1e-9:
         return None
-    margin = _critical(len(x)) * x.std(ddof=1) / np.sqrt(len(x))
-    return float(max(x.mean() - margin, low)), float(min(x.mean() + margin, high))
+    return stats.ttest_1samp(x, mean, alternative=alternative)
 
 
-@cache
-def _critical(seeds: int) -> float:
-    """Return the quantile of Student's t distribution that a two-sided interval needs."""
-    return float(stats.t.isf((1 - CONFIDENCE) / 2, seeds - 1))
-
-
-def _all_equal(x: np.ndarray) -> bool:
-    return bool(np.ptp(x) < 1e-9)
+def _interval(test: Any, low: float, high: float) -> tuple[float, float] | None:
+    """Return the 95 % interval of the mean of a t-test, clipped to low..high."""
+    if test is None:
+        return None
+    found = test.confidence_interval(CONFIDENCE)
+    return float(max(found.low, low)), float(min(found.high, high))

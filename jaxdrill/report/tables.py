@@ -1,14 +1,13 @@
-"""The report's tables."""
+"""The tables of the report."""
 
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from jaxdrill.config.layers import infer_shapes, layer_table
+from jaxdrill.config.layers import layer_table
 from jaxdrill.report.analysis import Analysis, changed_fields
 from jaxdrill.report.statistics import MAX_SEEDS, Difference, Summary
 from jaxdrill.runs.reader import Run
@@ -17,283 +16,248 @@ NUMBER = re.compile(r"[-+±·\d]([-+±·\d.,%() ]|to|of|from)*|")
 
 
 @dataclass(frozen=True)
-class Table:
-    """Cells are text, in which `backticks` mark code, or pictures."""
+class ReportTable:
+    """A table of text cells. `Backticks` in a cell mark code."""
 
     header: Sequence[str]
-    rows: Sequence[Sequence[Any]]
+    rows: Sequence[Sequence[str]]
 
     @property
-    def kinds(self) -> list[str]:
-        """Of each column: `n` numbers, `p` pictures, `t` other text."""
-        columns = [[row[i] for row in self.rows] for i in range(len(self.header))]
-        return [
-            "t"
-            if not column
-            else "p"
-            if any(not isinstance(cell, str) for cell in column)
-            else "n"
-            if all(NUMBER.fullmatch(cell) for cell in column)
-            else "t"
-            for column in columns
-        ]
+    def numeric(self) -> list[bool]:
+        """Return, for each column, whether the column contains only numbers."""
+        columns = [*zip(*self.rows, strict=True)] or [("text",)] * len(self.header)
+        return [all(map(NUMBER.fullmatch, column)) for column in columns]
 
 
-def percent(values: Summary) -> str:
-    """Mean and standard deviation in percent."""
-    deviation = f" ± {100 * values.deviation:.2f}" if values.deviation is not None else ""
+def percent(values: Summary | None) -> str:
+    """Format a mean and its standard deviation in percent."""
+    if values is None:
+        return "-"
+    deviation = "" if values.deviation is None else f" ± {100 * values.deviation:.2f}"
     return f"{100 * values.mean:.2f}{deviation}"
 
 
 def points(fraction: float) -> str:
-    """A difference of fractions in percentage points, with its sign."""
+    """Format a difference of fractions in percentage points, with its sign."""
     return f"{100 * fraction:+.3f}"
 
 
-def interval(values: Summary) -> str:
-    """The interval of the mean in percent."""
-    return (
-        f"{100 * values.interval[0]:.2f} to {100 * values.interval[1]:.2f}"
-        if values.interval
-        else "-"
-    )
+def _interval(values: Summary | None) -> str:
+    """Format the 95 % interval of a mean in percent."""
+    if values is None or values.interval is None:
+        return "-"
+    return f"{100 * values.interval[0]:.2f} to {100 * values.interval[1]:.2f}"
+
+
+def _number(value: float | None, style: str, factor: int = 1) -> str:
+    """Format a number that may be missing."""
+    return "-" if value is None else f"{factor * value:{style}}"
 
 
 def _notebook(analysis: Analysis) -> str:
-    return (
-        f"{100 * analysis.notebook[0]:.2f} ({analysis.notebook[1] + 1})"
-        if analysis.notebook
-        else "-"
+    """Format the notebook's best accuracy and its epoch."""
+    if analysis.notebook is None:
+        return "-"
+    return f"{100 * analysis.notebook[0]:.2f} ({analysis.notebook[1] + 1})"
+
+
+def _table(records: Sequence[Mapping[str, str]]) -> ReportTable:
+    """Return a table with one row per record."""
+    return ReportTable([*records[0]], [[*record.values()] for record in records])
+
+
+def summary_table(analyses: Sequence[Analysis]) -> ReportTable:
+    """Return the first table of the report: five columns, one row per run."""
+    return _table(
+        [
+            {
+                "step": a.label,
+                "seeds": f"{len(a.run.seeds)}",
+                f"{a.run.split} %": percent(a.last),
+                "change": points(a.change.mean) if a.change else "-",
+                "verdict": a.change.verdict if a.change else "-",
+            }
+            for a in analyses
+        ]
     )
 
 
-def overview(analyses: Sequence[Analysis]) -> Table:
-    """Summarise each run in five columns, which the report opens with."""
-    rows = []
-    for a in analyses:
-        change, verdict = (points(a.change.mean), a.change.verdict) if a.change else ("-", "-")
-        rows.append([a.label, f"{len(a.run.seeds)}", percent(a.last), change, verdict])
-    return Table(["step", "seeds", f"{analyses[0].run.split} %", "change", "verdict"], rows)
+def results(analyses: Sequence[Analysis]) -> ReportTable:
+    """Return the results of each run, one row per run, as the README shows them.
 
-
-def results(analyses: Sequence[Analysis]) -> Table:
-    """List the results of each run, as the README shows them.
-
-    The time is the median over seeds and epochs of the wall time per seed and epoch, training and evaluation, without
-    the pauses between sessions.
+    `s/epoch` is the median over seeds and epochs of the wall time per seed and epoch. It includes
+    training and evaluation, but not the time between sessions.
     """
-    split = analyses[0].run.split
-    rows = [
+    return _table(
         [
-            a.label,
-            a.run.dataset,
-            f"{a.run.metadata['parameters']:,}",
-            f"{_operations(a.run) / 1e6:.2f}",
-            f"{a.run.epochs}",
-            f"{np.median(a.run.metrics['seconds']):.1f}",
-            f"{len(a.run.seeds)}",
-            percent(a.last),
-            interval(a.last),
-            percent(a.best),
-            *([_notebook(a)] if a.has_target else []),
+            {
+                "step": a.label,
+                "data": a.run.dataset,
+                "parameters": f"{a.run.metadata['parameters']:,}",
+                "MACs (M)": f"{_macs(a.run) / 1e6:.2f}",
+                "epochs": f"{a.run.epochs}",
+                "s/epoch": f"{np.median(a.run.metrics['seconds']):.1f}",
+                "seeds": f"{len(a.run.seeds)}",
+                f"last {a.run.split} %": percent(a.last),
+                "95 % interval": _interval(a.last),
+                f"best {a.run.split} %": percent(a.best),
+            }
+            | ({"notebook's best % (epoch)": _notebook(a)} if a.has_target else {})
+            for a in analyses
         ]
-        for a in analyses
-    ]
-    header = [
-        "step",
-        "data",
-        "parameters",
-        "MACs (M)",
-        "epochs",
-        "s/epoch",
-        "seeds",
-        f"last {split} %",
-        "95 % interval",
-        f"best {split} %",
-    ]
-    return Table([*header, "notebook's best % (epoch)"] if analyses[0].has_target else header, rows)
+    )
 
 
-def _operations(run: Run) -> int:
-    """Return the multiply-adds per image."""
-    return infer_shapes(run.config.network)[-1].macs
+def _macs(run: Run) -> int:
+    """Return the multiply-accumulate operations per image."""
+    return sum(row.macs for row in layer_table(run.config.network))
 
 
-def comparisons(analyses: Sequence[Analysis], detect: float | None = None) -> Table | None:
-    """Compare each run with its baseline; None if no run has one here.
+def comparisons(analyses: Sequence[Analysis], detect: float | None = None) -> ReportTable | None:
+    """Return the comparison of each run with its baseline, one row per run that has a baseline.
 
-    `detect` is a difference in percentage points; it adds a column with the number of seeds that detects it.
+    Args:
+        analyses: the runs.
+        detect: difference in percentage points. The table then has a column with the number of
+            seeds that detects it.
+
+    Returns:
+        The table, or None if no run has a baseline.
     """
-    changes = [(a.label, a.change) for a in analyses if a.change]
-    if not changes:
-        return None
-    rows = []
-    for label, c in changes:
-        span = f"{points(c.interval[0])} to {points(c.interval[1])}" if c.interval else "-"
-        ps = [f"{p:.2g}" if p is not None else "-" for p in (c.p_value, c.p_holm)]
-        detectable = "-" if c.detectable is None else f"{100 * c.detectable:.3f}"
-        needed = [] if detect is None else [_seeds_to_detect(c, detect / 100)]
-        rows.append(
-            [
-                label,
-                c.baseline,
-                f"{c.seeds}",
-                points(c.mean),
-                span,
-                *ps,
-                detectable,
-                *needed,
-                c.verdict,
-            ]
-        )
-    tests = max(c.tests for _, c in changes)
-    corrected = f"corrected p ({tests} test{'s' * (tests > 1)})"
-    needed = [] if detect is None else [f"seeds to detect {detect:g} points"]
-    header = [
-        "step",
-        "against",
-        "seeds",
-        "difference, points",
-        "95 % interval",
-        "p",
-        corrected,
-        "smallest detectable, points",
-        *needed,
-        "verdict",
+    compared = [(a.label, a.change) for a in analyses if a.change]
+    tests = max((change.tests for _, change in compared), default=0)
+    records = [
+        {
+            "step": label,
+            "baseline": change.baseline,
+            "seeds": f"{change.seeds}",
+            "difference (points)": points(change.mean),
+            "95 % interval": " to ".join(map(points, change.interval or ())) or "-",
+            "p": _number(change.p_value, ".2g"),
+            f"corrected p ({tests} test{'s' * (tests > 1)})": _number(change.p_holm, ".2g"),
+            "smallest detectable (points)": _number(change.detectable, ".3f", 100),
+        }
+        | ({f"seeds to detect {detect:g} points": _seeds(change, detect)} if detect else {})
+        | {"verdict": change.verdict}
+        for label, change in compared
     ]
-    return Table(header, rows)
+    return _table(records) if records else None
 
 
-def _seeds_to_detect(change: Difference, difference: float) -> str:
+def _seeds(change: Difference, detect: float) -> str:
+    """Format the number of seeds that detects a difference of `detect` percentage points."""
     if change.deviation is None:
         return "-"
-    return (
-        f"{needed:,}"
-        if (needed := change.seeds_to_detect(difference))
-        else f"more than {MAX_SEEDS:,}"
-    )
+    needed = change.seeds_to_detect(detect / 100)
+    return f"{needed:,}" if needed else f"more than {MAX_SEEDS:,}"
 
 
-def counts(analyses: Sequence[Analysis]) -> Table:
-    """List every metric of each run, one column per run."""
+def metric_table(analyses: Sequence[Analysis]) -> ReportTable:
+    """Return every metric of each run, one column per run."""
+    columns = [_metrics(analysis) for analysis in analyses]
+    rows = [[name, *(column[name] for column in columns)] for name in columns[0]]
+    return ReportTable(["", *(analysis.label for analysis in analyses)], rows)
 
-    def row(name: str, text: Callable[[Analysis], str]) -> list[str]:
-        return [name, *map(text, analyses)]
 
-    def stays(a: Analysis) -> str:
-        _, stay, first = a.at_target
-        return f"{stay} of {len(a.run.seeds)}" + (
-            f", from {first + 1}" if first is not None else ""
-        )
-
-    def below(a: Analysis) -> str:
-        return f"{100 * a.notebook[2]:.0f}" if a.notebook and len(a.run.seeds) > 1 else "-"
-
-    split = analyses[0].run.split
-    rows = [
-        row("seeds", lambda a: f"{len(a.run.seeds)}"),
-        row(f"{split} %, last epoch", lambda a: percent(a.last)),
-        row("95 % interval of its mean", lambda a: interval(a.last)),
-        row(f"{split} %, best epoch (selected on the {split} images)", lambda a: percent(a.best)),
-        row("95 % interval of its mean", lambda a: interval(a.best)),
-        row("train %, last epoch, evaluation mode", lambda a: percent(a.train) if a.train else "-"),
-        row(f"train minus {split}, points", lambda a: percent(a.gap) if a.gap else "-"),
-        row("95 % interval of its mean", lambda a: interval(a.gap) if a.gap else "-"),
-        row(
-            f"ensemble of the seeds, {split} %",
-            lambda a: f"{100 * a.ensemble:.2f}" if a.ensemble is not None else "-",
+def _metrics(a: Analysis) -> dict[str, str]:
+    """Return every metric of a run by its description."""
+    split, seeds = a.run.split, len(a.run.seeds)
+    metrics = {
+        "seeds": f"{seeds}",
+        f"{split} %, last epoch": percent(a.last),
+        "last epoch: 95 % interval of the mean": _interval(a.last),
+        f"{split} %, best epoch (selected on the {split} images)": percent(a.best),
+        "best epoch: 95 % interval of the mean": _interval(a.best),
+        "train %, last epoch, evaluation mode": percent(a.train),
+        f"train minus {split}, percentage points": percent(a.gap),
+        f"train minus {split}: 95 % interval of the mean": _interval(a.gap),
+        f"ensemble of the seeds, {split} %": _number(a.ensemble, ".2f", 100),
+    }
+    if not a.has_target:
+        return metrics
+    count, stay, first = a.at_target
+    wrong, others = a.disputed or (None, None)
+    below = a.notebook[2] if a.notebook and seeds > 1 else None
+    since = "" if first is None else f", from {first + 1}"
+    return metrics | {
+        "notebook's best test % (epoch)": _notebook(a),
+        "seeds whose best is below the notebook's best, %": _number(below, ".0f", 100),
+        "epochs at 99.4 % or more": f"{count:.3g}",
+        "seeds whose last three epochs or more are at 99.4 %, from epoch (median)": (
+            f"{stay} of {seeds}{since}"
         ),
-    ]
-    if analyses[0].has_target:
-        rows += [
-            row("notebook's best test % (epoch)", _notebook),
-            row("our seeds whose best is below that, %", below),
-            row("epochs at 99.4 % or more", lambda a: f"{a.at_target[0]:.3g}"),
-            row(
-                "seeds that stay there for their last three epochs or more, from epoch (median)",
-                stays,
-            ),
-            row(
-                "wrong of the 15 disputed labels",
-                lambda a: f"{a.disputed[0]:.3g}" if a.disputed else "-",
-            ),
-            row(
-                "test % without them", lambda a: f"{100 * a.disputed[1]:.2f}" if a.disputed else "-"
-            ),
-        ]
-    return Table(["", *(a.label for a in analyses)], rows)
+        "errors on the 15 disputed labels": _number(wrong, ".3g"),
+        "test % without the disputed labels": _number(others, ".2f", 100),
+    }
 
 
-def changes(analysis: Analysis) -> Table | None:
-    """List the fields of the recipe that differ from the baseline; None without a baseline."""
+def config_diff(analysis: Analysis) -> ReportTable | None:
+    """Return the recipe fields that differ from the baseline; None without a baseline."""
     if analysis.baseline is None:
         return None
-    changed = changed_fields(analysis.run, analysis.baseline)
-    return Table(
-        ["field", "baseline", "this run"],
-        [[f"`{name}`", *values] for name, values in changed.items()],
-    )
+    changed = changed_fields(analysis.baseline.config, analysis.run.config)
+    rows = [[f"`{name}`", *values] for name, values in changed.items()]
+    return ReportTable(["field", "baseline", "this run"], rows)
 
 
-def layers(run: Run) -> Table:
-    """The network layer by layer, and the totals."""
+def layers(run: Run) -> ReportTable:
+    """Return the layers of the network and their totals."""
     network = layer_table(run.config.network)
-    rows = [
-        [
-            row.name,
-            row.layer,
-            f"{row.side}x{row.side}x{row.channels}",
-            f"{row.receptive_field}x{row.receptive_field}",
-            f"{row.parameters:,}",
-            f"{row.macs:,}",
-        ]
+    records = [
+        {
+            "name": row.name,
+            "layer": row.layer,
+            "output": f"{row.side}x{row.side}x{row.channels}",
+            "receptive field": f"{row.receptive_field}x{row.receptive_field}",
+            "parameters": f"{row.parameters:,}",
+            "MACs per image": f"{row.macs:,}",
+        }
         for row in network
     ]
-    totals = [f"{sum(row.parameters for row in network):,}", f"{_operations(run):,}"]
-    header = ["name", "layer", "output", "receptive field", "parameters", "multiply-adds an image"]
-    return Table(header, [*rows, ["total", "", "", "", *totals]])
+    total = dict.fromkeys(records[0], "") | {
+        "name": "total",
+        "parameters": f"{sum(row.parameters for row in network):,}",
+        "MACs per image": f"{_macs(run):,}",
+    }
+    return _table([*records, total])
 
 
-def confusion(run: Run) -> Table:
-    """How many evaluated images of each label (rows) get each answer (columns), after the last epoch: the mean over the
-    seeds."""
-    totals = np.zeros((10, 10))
-    for predicted in run.predicted:
-        np.add.at(totals, (run.labels, predicted), 1)
-    mean = totals / len(run.seeds)
+def confusion(run: Run) -> ReportTable:
+    """Return the confusion matrix after the last epoch, averaged over the seeds.
+
+    Rows are labels, columns are predictions.
+    """
+    counts = np.zeros((10, 10))
+    np.add.at(counts, (run.labels, run.predicted), 1)
     rows = [
         [f"{label}", *(f"{n:.1f}".removesuffix(".0") if n else "·" for n in row)]
-        for label, row in enumerate(mean)
+        for label, row in enumerate(counts / len(run.seeds))
     ]
-    return Table(["label", *map(str, range(10))], rows)
+    return ReportTable(["label", *map(str, range(10))], rows)
 
 
-def times(run: Run) -> Table:
-    """The seconds of each phase, of all seeds and sessions."""
+def times(run: Run) -> ReportTable:
+    """Return the seconds of each phase, summed over all seeds and sessions."""
     seconds = run.metadata["seconds"]
     total = sum(seconds.values()) or 1.0
     rows = [[phase, f"{s:,.1f}", f"{100 * s / total:.1f}"] for phase, s in seconds.items()]
-    return Table(["phase", "seconds", "%"], rows)
+    return ReportTable(["phase", "seconds", "%"], rows)
 
 
-def sessions(runs: Sequence[Run]) -> Table:
-    """By what each run was made."""
-    rows = []
+def sessions(runs: Sequence[Run]) -> ReportTable:
+    """Return the command, versions, machine and commit of each session of the runs."""
+    records = []
     for run in runs:
         for session in (*run.metadata["earlier_sessions"], run.metadata):
-            versions = ", ".join(f"{name} {number}" for name, number in session["versions"].items())
-            machine = f"{session['processor']}; {len(session['devices'])} x {session['devices'][0].split(' ', 1)[-1]}"
-            command, commit = (
-                shlex.join(session.get("command", ["-"])),
-                f"{session['git_commit'] or '-'}",
+            devices, commit = session["devices"], session["git_commit"] or "-"
+            device = devices[0].split(" ", 1)[-1]
+            records.append(
+                {
+                    "step": run.name,
+                    "command": shlex.join(session.get("command", ["-"])),
+                    "versions": ", ".join(f"{k} {v}" for k, v in session["versions"].items()),
+                    "machine": f"{session['processor']}; {len(devices)} x {device}",
+                    "commit": commit.replace("-dirty", "")[:10] + commit[40:],
+                }
             )
-            rows.append(
-                [
-                    run.name,
-                    command,
-                    versions,
-                    machine,
-                    commit.replace("-dirty", "")[:10] + commit[40:],
-                ]
-            )
-    return Table(["step", "command", "versions", "machine", "commit"], rows)
+    return _table(records)

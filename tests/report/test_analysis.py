@@ -1,4 +1,4 @@
-"""What the seeds of runs show."""
+"""The analysis of runs, and the choice of their baselines."""
 
 import numpy as np
 import pytest
@@ -9,8 +9,8 @@ from jaxdrill.report import analysis
 from jaxdrill.runs.reader import read, read_all
 
 
-def evidence_of(tmp_path, **curves):
-    """Of runs with these test accuracies: step_2={seed: [accuracy, ...]}."""
+def analyzed(tmp_path, **curves):
+    """Analyse runs with given test accuracies, `step_2={seed: [accuracy, ...]}`."""
     runs = [
         write_run(tmp_path / name, name.removeprefix("step_"), each)
         for name, each in curves.items()
@@ -18,9 +18,9 @@ def evidence_of(tmp_path, **curves):
     return analysis.analyze([read(run) for run in runs])
 
 
-def test_evidence_of_a_run(tmp_path):
+def test_the_analysis_of_a_run(tmp_path):
     curves = {1: [0.992, 0.995, 0.994], 2: [0.99, 0.991, 0.992], 3: [0.996, 0.9935, 0.996]}
-    (found,) = evidence_of(tmp_path, step_2=curves)
+    (found,) = analyzed(tmp_path, step_2=curves)
     assert found.last.mean == pytest.approx((0.994 + 0.992 + 0.996) / 3)
     assert found.best.mean == pytest.approx((0.995 + 0.992 + 0.996) / 3)
     assert (found.baseline, found.change, found.train, found.gap) == (None, None, None, None)
@@ -28,8 +28,8 @@ def test_evidence_of_a_run(tmp_path):
         pytest.approx((2 + 0 + 2) / 3),
         0,
         None,
-    )  # two epochs at the end are too few to stay
-    # The notebook's best of its first three epochs is 98.85 % (epoch 2), below all of ours.
+    )  # Staying takes three epochs.
+    # The notebook's best accuracy in three epochs is 98.85 % (index 2), and no seed is below it.
     assert found.notebook == (pytest.approx(0.9885), 2, 0.0)
 
 
@@ -40,39 +40,39 @@ def test_a_seed_stays_above_the_target_for_three_epochs(tmp_path):
         3: [0.99, 0.993, 0.995, 0.996],
         4: [0.9, 0.9, 0.9, 0.995],
     }
-    (found,) = evidence_of(tmp_path, step_2=curves)
+    (found,) = analyzed(tmp_path, step_2=curves)
     assert found.at_target == (
         (3 + 4 + 2 + 1) / 4,
         2,
         0,
-    )  # seeds 1 and 2, from the second epoch and the first on
+    )  # Seeds 1 and 2 stay, from the second and the first epoch.
 
 
-def test_the_gap_is_that_of_evaluation_mode(tmp_path):
-    """Not of the accuracy while training, which is .99 here."""
+def test_the_gap_uses_evaluation_mode(tmp_path):
+    """The accuracy during training is 0.99 here."""
     curves = {1: [0.9, 0.97], 2: [0.9, 0.95], 3: [0.9, 0.96]}
     (found,) = analysis.analyze(
         [read(write_run(tmp_path / "run", "2", curves, train={1: 98, 2: 97, 3: 99}))]
     )
     assert found.train.mean == pytest.approx(0.98)
     assert (found.gap.mean, found.gap.deviation) == (pytest.approx(0.02), pytest.approx(0.01))
-    # t of 2 degrees of freedom: 4.30265, times 0.01 / sqrt(3).
+    # With 2 degrees of freedom t is 4.30265. The standard error is 0.01 / sqrt(3).
     assert found.gap.interval == (
         pytest.approx(-0.0048414, abs=1e-7),
         pytest.approx(0.0448414, abs=1e-7),
     )
 
 
-def test_where_the_notebook_falls(tmp_path):
+def test_the_fraction_of_seeds_below_the_notebook(tmp_path):
     below, equal, above = [0.9, 0.9, 0.988], [0.9, 0.9885, 0.9], [0.9, 0.9, 0.989]
-    (found,) = evidence_of(tmp_path, step_2={1: below, 2: equal, 3: above, 4: above})
+    (found,) = analyzed(tmp_path, step_2={1: below, 2: equal, 3: above, 4: above})
     assert found.notebook[2] == pytest.approx(1.5 / 4)
-    (none,) = evidence_of(tmp_path, step_5_exponential={1: above})
+    (none,) = analyzed(tmp_path, step_5_exponential={1: above})
     assert none.notebook is None
 
 
 def test_the_ensemble_averages_probabilities(tmp_path):
-    """Of two seeds that disagree the surer one wins; the average of three images' answers is known."""
+    """The mean of the probabilities is known for three images. A confident seed outweighs two."""
     folder = write_run(
         tmp_path / "run", "2", {1: [2 / 3], 2: [1 / 3], 3: [1 / 3]}, labels=np.array([0, 1, 2])
     )
@@ -89,10 +89,10 @@ def test_the_ensemble_averages_probabilities(tmp_path):
         np.savez_compressed(file, **kept)
     (found,) = analysis.analyze([read(folder)])
     assert found.ensemble == pytest.approx(2 / 3)
-    assert evidence_of(tmp_path, step_3={1: [0.9]})[0].ensemble is None
+    assert analyzed(tmp_path, step_3={1: [0.9]})[0].ensemble is None
 
 
-def test_disputed_labels_are_counted_apart(tmp_path):
+def test_disputed_labels_are_counted_separately(tmp_path):
     labels = np.zeros(10_000, np.uint8)
     folder = write_run(tmp_path / "run", "2", {1: [0.9985], 2: [0.9985]}, labels=labels)
     for seed, wrong in ((1, analysis.DISPUTED), (2, [*analysis.DISPUTED[:5], *range(10)])):
@@ -105,7 +105,7 @@ def test_disputed_labels_are_counted_apart(tmp_path):
     assert len(set(analysis.DISPUTED)) == 15
 
 
-def test_each_run_is_compared_with_the_one_it_extends(tmp_path):
+def test_a_run_is_compared_with_the_recipe_that_it_extends(tmp_path):
     curves = {seed: [0.9 + 0.001 * seed] for seed in (1, 2, 3)}
     better = {2: [0.912], 3: [0.914], 4: [0.5]}
     for step, each in (
@@ -132,11 +132,11 @@ def test_each_run_is_compared_with_the_one_it_extends(tmp_path):
 
 
 def test_unrelated_recipes_are_not_compared(tmp_path):
-    """Step 5 extends step 4, which is not here: what made the difference to step 2 or 3 could not be named."""
+    """Step 5 extends step 4, which is missing. Its difference from step 2 has several causes."""
     curves = {seed: [0.9 + 0.001 * seed] for seed in (1, 2, 3)}
-    found = evidence_of(tmp_path, step_2=curves, step_5=curves)
+    found = analyzed(tmp_path, step_2=curves, step_5=curves)
     assert [(each.baseline, each.change) for each in found] == [(None, None)] * 2
-    alone = evidence_of(tmp_path, step_3=curves, step_5_exponential=curves)
+    alone = analyzed(tmp_path, step_3=curves, step_5_exponential=curves)
     assert [(each.baseline, each.change) for each in alone] == [(None, None)] * 2
 
 
@@ -145,7 +145,7 @@ def flat(mean: float) -> dict[int, list[float]]:
 
 
 def test_runs_that_differ_by_flags(tmp_path):
-    """They are told apart by folder and differing fields; the plain recipe is their baseline, whatever its folder."""
+    """Labels show the folder and the changed fields. The baseline is the unchanged recipe."""
     rates = {
         "step_5": {},
         "a_fast": {"optimizer.learning_rate": "0.02"},
@@ -163,7 +163,7 @@ def test_runs_that_differ_by_flags(tmp_path):
         "c_again": "step_5 (c_again: batch_size 128, optimizer.learning_rate 0.01)",
         "step_5": "step_5 (batch_size 128, optimizer.learning_rate 0.01)",
     }
-    plain = found["c_again"]  # the first of two with the recipe's own fields
+    plain = found["c_again"]  # the first of two runs of the unchanged recipe
     assert {name: each.baseline and each.baseline.folder.name for name, each in found.items()} == {
         "step_4": None,
         "a_fast": "c_again",
@@ -174,10 +174,10 @@ def test_runs_that_differ_by_flags(tmp_path):
     assert found["a_fast"].change.baseline == plain.label and found[
         "a_fast"
     ].change.mean == pytest.approx(-0.02)
-    assert found["step_5"].change is None  # a repetition: nothing differs that could have helped
+    assert found["step_5"].change is None  # a repetition: no field differs
 
 
-def test_folders_of_one_name(tmp_path):
+def test_folders_with_the_same_name(tmp_path):
     runs = [write_run(tmp_path / place / "step_5", "5", flat(0.9)) for place in ("a", "b")]
     assert [each.label for each in analysis.analyze(read_all(runs))] == [
         f"step_5 ({run})" for run in runs
@@ -185,7 +185,7 @@ def test_folders_of_one_name(tmp_path):
 
 
 def test_only_runs_on_the_same_images_are_compared(tmp_path):
-    """Folds, hold-outs of other sizes (which raised a traceback), and other images with the same labels."""
+    """Other images are other folds, other hold-out sizes, and equal labels of other images."""
     cases = {
         "test": {},
         "held_out": {"split": "validation", "flags": {"hold_out": "2000"}},
@@ -210,7 +210,7 @@ def test_only_runs_on_the_same_images_are_compared(tmp_path):
 
 
 def test_the_checksum_of_the_evaluated_images_decides(tmp_path):
-    """Not that of all images: a training set may lack a few wrong labels. Earlier runs have only the latter."""
+    """Training images may differ. Runs of earlier versions have only the dataset's checksum."""
     kinds = {"a": ("x", "1"), "b": ("x", "2"), "c": ("y", "1"), "old": (None, "2")}
     runs = {
         name: read(
@@ -227,9 +227,11 @@ def test_the_checksum_of_the_evaluated_images_decides(tmp_path):
     assert same == {"ab": True, "ac": False, "aold": False, "bold": True, "cold": False}
 
 
-def test_the_disputed_labels_are_those_that_trained_networks_contradict():
-    """Each of the 15, and none of its neighbours, is wrong in many of the measured networks (0.5 % of the others are),
-    of whose steps each counts once."""
+def test_trained_networks_contradict_the_disputed_labels():
+    """More than 20 % of the networks contradict each of the 15 labels, and fewer the neighbours.
+
+    Each step counts equally.
+    """
     runs = read_all([ROOT / "results"])
     wrong = np.mean([(run.predicted != run.labels).mean(axis=0) for run in runs], axis=0)
     disputed = np.array(analysis.DISPUTED)
@@ -237,7 +239,7 @@ def test_the_disputed_labels_are_those_that_trained_networks_contradict():
 
 
 def test_longer_training_is_compared_with_shorter(tmp_path):
-    """At the last epoch of each, with the number of epochs beside the name."""
+    """Each run is evaluated after its last epoch. Labels show the number of epochs."""
     short, long = (
         {s: [0.9 + s / 1000] for s in (1, 2, 3)},
         {s: [0.5, 0.902 + s / 1000] for s in (1, 2, 3)},
@@ -252,7 +254,7 @@ def test_longer_training_is_compared_with_shorter(tmp_path):
     assert found[2].change.baseline == labels[1] and found[2].change.mean == 0
 
 
-def test_the_target_the_notebook_and_disputed_labels_are_of_mnists_test(tmp_path):
+def test_only_mnists_test_images_have_a_target_a_notebook_and_disputed_labels(tmp_path):
     curves, labels = {1: [0.98], 2: [0.99]}, np.zeros(10_000, np.uint8)
     kinds = [{}, {"data": "digits"}, {"split": "validation"}]
     runs = [

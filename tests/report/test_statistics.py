@@ -1,4 +1,4 @@
-"""Each statistic against a case whose answer is known."""
+"""Each statistic is compared with a published or known result."""
 
 import numpy as np
 import pytest
@@ -6,21 +6,21 @@ from scipy import stats
 
 from jaxdrill.report import statistics
 
-# Student's sleep data (1908), hours gained with each of two drugs: t = -4.0621, p = 0.002833, difference -1.58 with
-# 95 % from -2.459886 to -0.7001142, as R's manual of `t.test` prints.
+# Student's sleep data (1908): additional hours of sleep with two drugs. The manual of R's `t.test`
+# prints t = -4.0621, p = 0.002833, difference -1.58, 95 % interval -2.459886 to -0.7001142.
 FIRST = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
 SECOND = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
 
 
-def one(mean: float, n: int = 10) -> np.ndarray:
-    """Differences with this mean and a standard deviation of 1, divided by 1,000."""
+def differences(mean: float, n: int = 10) -> np.ndarray:
+    """Return n differences with a mean of `mean` / 1000 and a standard deviation of 1 / 1000."""
     return (stats.zscore(np.arange(float(n)), ddof=1) + mean) / 1000
 
 
 def test_summary():
     assert statistics.summary([0.5]) == statistics.Summary(0.5, None, None)
     assert statistics.summary([0.5, 0.5, 0.5]) == statistics.Summary(0.5, 0.0, None)
-    # Three values: t of 2 degrees of freedom at 97.5 % is 4.30265 (any table), the standard error 0.1 / sqrt(3).
+    # With 2 degrees of freedom t is 4.30265 at 97.5 %. The standard error is 0.1 / sqrt(3).
     low, high = statistics.summary([0.4, 0.5, 0.6]).interval
     assert (low, high) == (
         pytest.approx(0.5 - 0.248413, abs=1e-6),
@@ -29,24 +29,24 @@ def test_summary():
 
 
 def test_there_is_no_interval_and_no_test_below_three_seeds():
-    """Two seeds gave an interval from -287.74 to 368.74 %."""
+    """An interval of two seeds would extend from -287.74 to 368.74 %."""
     assert statistics.summary([0.1, 0.7]) == statistics.Summary(
         pytest.approx(0.4), pytest.approx(0.424264, abs=1e-6), None
     )
     two = statistics.difference("x", np.array([0.5, 0.5]), np.array([0.6, 0.7]))
     assert two == statistics.Difference("x", 2, pytest.approx(0.15))
-    assert statistics.above([0.5, 0.6], 0.1) is None
+    assert statistics.one_sided_p_value([0.5, 0.6], 0.1) is None
 
 
-def test_the_interval_is_students_for_every_number_of_seeds():
-    """From 10 seeds on it was a bootstrap's, which covered 90.3 % there."""
+def test_the_interval_is_students_t_for_every_number_of_seeds():
+    """A bootstrap interval of 10 seeds covers only 90.3 %."""
     for n in (3, 9, 10, 30):
         x = np.random.default_rng(n).normal(0.99, 0.0005, n)
         test = stats.ttest_1samp(x, 0).confidence_interval()
         assert statistics.summary(x).interval == (pytest.approx(test.low), pytest.approx(test.high))
 
 
-def test_intervals_end_at_what_is_possible():
+def test_intervals_are_clipped_to_possible_values():
     assert statistics.summary([0.2, 0.9, 1.0]).interval == (0, 1)
     assert statistics.summary([-0.2, 0.9, 0.1], low=-1).interval[0] == -1
     found = statistics.difference("x", np.array([0.0, 0.9, 0.0]), np.array([1.0, 0.8, 0.1]))
@@ -54,7 +54,7 @@ def test_intervals_end_at_what_is_possible():
 
 
 def test_difference_of_students_sleep_data():
-    """In hundredths of hours: a difference of accuracies cannot be beyond -1 to 1."""
+    """The unit is 100 hours, because a difference of accuracies is from -1 to 1."""
     first, second = np.array(FIRST) / 100, np.array(SECOND) / 100
     found = statistics.difference("first", second, first)
     assert found.interval == (
@@ -82,26 +82,28 @@ def test_difference_of_students_sleep_data():
             [0.9880, 0.9901, 0.9887],
             [0.9921, 0.9938, 0.9933],
             "inconclusive",
-        ),  # 0.413 points, p 0.004, of ten tests
+        ),  # p = 0.004, one of 20 tests
         ([0.9, 0.9, 0.9], [0.9, 0.9, 0.9], "inconclusive"),
     ],
 )
 def test_a_verdict_is_one_of_four_words(old, new, verdict):
-    """Five seeds that improve by the same amount have no spread to test against, and do not show that nothing helps."""
+    """Equal differences have no spread, so there is no test and no conclusion."""
     found = statistics.difference("x", np.array(old), np.array(new))
     assert statistics.correct([found] * 20)[0].verdict == verdict
 
 
 def test_p_values_are_corrected_over_all_tests():
-    """The worked example of Wikipedia's "Holm-Bonferroni method": of 0.01, 0.04, 0.03 and 0.005 at 5 % the first and
-    the last are rejected; adjusted they are 3 x 0.01, 2 x 0.03 twice (0.04 is raised to it), and 4 x 0.005."""
-    differences = [
+    """Source: the example in Wikipedia's article "Holm-Bonferroni method".
+
+    The p-values 0.01, 0.04, 0.03, 0.005 become 3 x 0.01, 2 x 0.03, 2 x 0.03 and 4 x 0.005.
+    """
+    compared = [
         None,
         *(statistics.Difference("x", 5, 0.1, p_value=p) for p in (0.01, 0.04, 0.03, 0.005)),
         None,
     ]
-    differences.insert(2, statistics.Difference("x", 1, 0.1))
-    found = statistics.correct(differences)
+    compared.insert(2, statistics.Difference("x", 1, 0.1))
+    found = statistics.correct(compared)
     expected = [None, 0.03, None, 0.06, 0.06, 0.02, None]
     assert [d and d.p_holm for d in found] == [e and pytest.approx(e) for e in expected]
     assert [d.verdict for d in found if d and d.p_holm] == [
@@ -115,66 +117,66 @@ def test_p_values_are_corrected_over_all_tests():
     assert statistics.holm([]) == []
 
 
-@pytest.mark.parametrize(
-    ("effect", "n"), [(0.2, 199), (0.5, 34), (0.8, 15), (0.001, None), (50, 3)]
-)
-def test_seeds_needed(effect, n):
-    """G*Power's figures for a paired t-test, two-sided, 5 %, power 80 %; more than 1,000 seeds; never below three."""
-    assert statistics.seeds_needed(effect * 0.002, 0.002) == n
+@pytest.mark.parametrize(("dz", "n"), [(0.2, 199), (0.5, 34), (0.8, 15), (0.001, None), (50, 3)])
+def test_seeds_needed(dz, n):
+    """Source: G*Power, paired t-test, two-sided, 5 %, power 80 %. The limits are 3 and 1000."""
+    assert statistics.seeds_needed(dz * 0.002, 0.002) == n
 
 
-@pytest.mark.parametrize(
-    ("effect", "level", "n"), [(0.7, 0.05, 19), (0.7, 0.005, 32), (3.8, 0.005, 5)]
-)
-def test_that_many_seeds_see_the_difference_four_times_in_five(effect, level, n):
-    """And one less does not."""
-    assert statistics.seeds_needed(effect, 1, level) == n
-    drawn = np.random.default_rng(0).normal(effect, 1, (20000, n))
+@pytest.mark.parametrize(("dz", "level", "n"), [(0.7, 0.05, 19), (0.7, 0.005, 32), (3.8, 0.005, 5)])
+def test_seeds_needed_in_a_simulation(dz, level, n):
+    """n seeds detect the difference in 80 % of the samples; n - 1 seeds do not."""
+    assert statistics.seeds_needed(dz, 1, level) == n
+    drawn = np.random.default_rng(0).normal(dz, 1, (20000, n))
     seen, short = (
         np.mean(stats.ttest_1samp(x, 0, axis=1).pvalue < level) for x in (drawn, drawn[:, 1:])
     )
     assert short < 0.8 < seen
 
 
-@pytest.mark.parametrize(("n", "effect"), [(34, 0.5), (15, 0.8), (199, 0.2)])
-def test_detectable_difference(n, effect):
-    """The inverse of G*Power's numbers of seeds above: one seed less does not detect the effect."""
+@pytest.mark.parametrize(("n", "dz"), [(34, 0.5), (15, 0.8), (199, 0.2)])
+def test_detectable_difference(n, dz):
+    """n seeds detect the effect of the G*Power table above; n - 1 seeds do not."""
     found = [statistics.detectable_difference(seeds, 0.002) for seeds in (n, n - 1)]
-    assert found[0] < effect * 0.002 < found[1]
+    assert found[0] < dz * 0.002 < found[1]
 
 
 @pytest.mark.parametrize(("n", "level"), [(3, 0.005), (10, 0.005), (30, 0.05)])
-def test_the_detectable_difference_is_detected_four_times_in_five(n, level):
-    effect = statistics.detectable_difference(n, 1, level)
-    drawn = np.random.default_rng(0).normal(effect, 1, (20000, n))
+def test_the_detectable_difference_in_a_simulation(n, level):
+    dz = statistics.detectable_difference(n, 1, level)
+    drawn = np.random.default_rng(0).normal(dz, 1, (20000, n))
     assert np.mean(stats.ttest_1samp(drawn, 0, axis=1).pvalue < level) == pytest.approx(
         0.8, abs=0.01
     )
 
 
 @pytest.mark.parametrize("mean", [0.0, 0.3, 5.0])
-def test_what_seeds_can_detect_does_not_depend_on_what_was_measured(mean):
-    """The number of seeds that was printed came from the measured difference: 22, 48 or 729 in the same situation."""
-    (alone,) = statistics.correct([statistics.difference("x", np.zeros(10), one(mean))])
+def test_the_detectable_difference_does_not_depend_on_the_measured_one(mean):
+    (alone,) = statistics.correct([statistics.difference("x", np.zeros(10), differences(mean))])
     assert (
         alone.detectable == pytest.approx(0.9960e-3, abs=1e-7)
         and alone.seeds_to_detect(0.5e-3) == 34
     )
-    among = statistics.correct([statistics.difference("x", np.zeros(10), one(mean)), None] * 10)[0]
+    among = statistics.correct(
+        [statistics.difference("x", np.zeros(10), differences(mean)), None] * 10
+    )[0]
     assert (
         among.detectable == pytest.approx(1.4841e-3, abs=1e-7)
         and among.seeds_to_detect(0.7e-3) == 32
     )
-    assert statistics.difference("x", np.zeros(2), one(mean, 2)).detectable is None
+    assert statistics.difference("x", np.zeros(2), differences(mean, 2)).detectable is None
 
 
-def test_above():
-    one_sided = statistics.above(np.array(SECOND) - np.array(FIRST), 0)
-    assert one_sided == pytest.approx(0.002833 / 2, abs=1e-6)
-    assert statistics.above(np.array(FIRST) - np.array(SECOND), 0) == pytest.approx(
+def test_one_sided_p_value():
+    p_value = statistics.one_sided_p_value(np.array(SECOND) - np.array(FIRST), 0)
+    assert p_value == pytest.approx(0.002833 / 2, abs=1e-6)
+    assert statistics.one_sided_p_value(np.array(FIRST) - np.array(SECOND), 0) == pytest.approx(
         1 - 0.002833 / 2, abs=1e-6
     )
-    assert statistics.above([0.995], 0.994) is None and statistics.above([0.995] * 3, 0.994) is None
+    assert (
+        statistics.one_sided_p_value([0.995], 0.994) is None
+        and statistics.one_sided_p_value([0.995] * 3, 0.994) is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -190,5 +192,5 @@ def test_above():
     ],
 )
 def test_epochs_at_target(curve, expected):
-    """To stay there takes three epochs."""
+    """A seed stays at the target if at least its last three epochs reach it."""
     assert statistics.epochs_at_target(np.array(curve)) == expected

@@ -22,8 +22,8 @@ from jaxdrill.array_files import read_npz, write_npz
 from jaxdrill.config import from_file
 from jaxdrill.data import splits
 from jaxdrill.errors import RunError
-from jaxdrill.report.prose import caveats
 from jaxdrill.report.tables import sessions
+from jaxdrill.report.text import caveats
 from jaxdrill.runs import checkpoints, group, session
 from jaxdrill.runs.folder import FORMAT, START_OVER, write_rows
 from jaxdrill.runs.reader import read
@@ -275,7 +275,7 @@ def test_every_session_and_seed_is_recorded(command, tmp_path, capsys):
     assert told("--seed", 8) == ((1, [1, 2, 3, 4, 5, 8]), [first, second, third])
     recipe, run = from_file(folder / "config.json"), read(folder)
     assert (recipe.seed, recipe.seeds, run.seeds, run.left_out) == (1, 5, [1, 2, 3, 4, 5, 8], [])
-    assert not [line for line in caveats([run]) if "sessions of different versions" in line]
+    assert not [line for line in caveats([run]) if "sessions with different versions" in line]
     assert [row[1].split("--epochs 1 ")[1] for row in sessions([run]).rows] == [
         "--seeds 3",
         "--seed 4 --seeds 2",

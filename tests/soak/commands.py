@@ -21,7 +21,8 @@ Change = Callable[[bytes, random.Random], bytes]
 MODULES = (
     "page",
     "export.safetensors",
-    "report.page",
+    "report",
+    "report.plots",
     "report.pictures",
     "runs.verify",
     "predict",

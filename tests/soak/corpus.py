@@ -24,7 +24,7 @@ from soak.mutations import (
 
 from jaxdrill import array_files, config, data, weights
 from jaxdrill.data import idx
-from jaxdrill.predict import digit
+from jaxdrill.predict import read_picture
 from jaxdrill.report import page
 from jaxdrill.runs import checkpoints, provenance, reader, resume
 
@@ -135,7 +135,7 @@ def corpus(base: Path) -> list[Case]:
     for kind in ("png", "jpeg", "gif", "bmp", "tiff", "webp", "ppm"):
         drawn = base / f"picture.{kind}"
         picture.convert("RGB" if kind in ("jpeg", "webp") else "L").save(drawn)
-        cases.append((drawn.name, mutated, lambda drawn=drawn: digit.read(drawn)))
+        cases.append((drawn.name, mutated, lambda drawn=drawn: read_picture(drawn)))
     return cases
 
 

@@ -60,7 +60,7 @@ def prepare() -> None:
 
     train, labels, test, test_labels = digits.load_arrays()
     digits.load_arrays = lambda: (train[:1437], labels[:1437], test, test_labels)
-    import jaxdrill.report.page
+    import jaxdrill.report.text
     import jaxdrill.runs.session  # noqa: F401
     from jaxdrill.runs import checkpoints
 

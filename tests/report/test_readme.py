@@ -1,0 +1,48 @@
+"""The README's tables and pictures, which are made from `results/`."""
+
+from xml.etree import ElementTree
+
+from conftest import ROOT
+
+from benchmarks import readme
+from jaxdrill.report import summary
+from jaxdrill.runs.reader import read_all
+
+
+def test_the_readme_shows_the_tables_of_the_results():
+    text = (ROOT / "README.md").read_text()
+    shown = summary([ROOT / "results"]).split("\n\n")
+    assert len(shown) == 2 and all(table in text for table in shown)
+    metadata = read_all([ROOT / "results"])[0].metadata
+    assert metadata["git_commit"][:7] in text
+    assert all(f"{name} {metadata['versions'][name]}" in text for name in ("jax", "flax", "optax"))
+
+
+def test_readme_py_replaces_tables_and_draws_the_ladder(shared_drill, tmp_path, monkeypatch):
+    files = {
+        "RESULTS": shared_drill,
+        "README": tmp_path / "README.md",
+        "PICTURE": tmp_path / "ladder.svg",
+        "MEASURED": ROOT / "results" / "benchmarks" / "cpu.json",
+        "SPEED": tmp_path / "speed.md",
+    }
+    for name, path in files.items():
+        monkeypatch.setattr(readme, name, path)
+    results = "| step | data | x |\n| --- |\n| old |"
+    comparisons = "| step | baseline | x |\n| old |"
+    files["README"].write_text(f"Before\n\n{results}\n\nbetween\n\n{comparisons}\n\nafter\n")
+    files["SPEED"].write_text("Before\n\n| | jaxdrill | old |\n\nafter\n")
+    readme.main()
+    written = files["SPEED"].read_text().removeprefix("Before\n\n").removesuffix("\n\nafter\n")
+    assert written in (ROOT / "docs" / "speed.md").read_text()  # Nobody edited a figure by hand.
+    first, second = summary([shared_drill]).split("\n\n")
+    assert files["README"].read_text() == f"Before\n\n{first}\n\nbetween\n\n{second}\n\nafter\n"
+    for picture in (files["PICTURE"], ROOT / "docs" / "ladder.svg"):
+        text = picture.read_text()
+        shown = "".join(ElementTree.fromstring(text).itertext())  # A page needs valid XML.
+        words = ("step_2", "step_5", "--ink", "prefers-color-scheme")
+        assert all(word in shown for word in words)
+
+
+def test_results_contain_no_images():
+    assert not list((ROOT / "results").glob("*/images.npz"))
