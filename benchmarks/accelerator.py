@@ -61,7 +61,7 @@ def ceilings(size: int) -> dict[str, float]:
 def run(config: Config, dataset: data.Dataset, epochs: int) -> dict[str, Any]:
     """Trains all seeds together: seconds without compilation, and the accuracies on the way."""
     config = config.model_copy(update={"epochs": epochs})
-    trainer = Trainer(config, dataset, config.seeds)
+    trainer = Trainer(config, dataset, len(config.seed_list))
     compile_seconds = trainer.compile()
     began = time.perf_counter()
     results = list(fit(trainer, dataset, config.seed_list))
@@ -72,7 +72,7 @@ def run(config: Config, dataset: data.Dataset, epochs: int) -> dict[str, Any]:
     return {
         "step": config.name,
         "execution": trainer.execution.model_dump(),
-        "seeds": config.seeds,
+        "seeds": len(config.seed_list),
         "epochs": epochs,
         "seconds": elapsed,
         "compile_seconds": compile_seconds,

@@ -8,33 +8,48 @@ from pathlib import Path
 from jaxdrill.errors import Parser, exit_code, say
 from jaxdrill.export import FORMATS, export
 
+ABOUT = """\
+Write a trained network as a file for another runtime.
+The formats are ONNX, StableHLO and safetensors.
+
+examples:
+  jaxdrill export runs/step_5 --to onnx
+  jaxdrill export runs/step_5 --to pytorch --seed 2
+  jaxdrill export runs/step_5 --to safetensors --batch-norm kept"""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes the file, prints its path, and returns the exit code, as `errors.exit_code` says."""
-    return exit_code(lambda: _command(list(sys.argv[1:] if argv is None else argv)))
+    return exit_code(lambda: run(list(sys.argv[1:] if argv is None else argv)))
 
 
-def _command(arguments: list[str]) -> None:
-    parser = Parser(prog="python -m jaxdrill.export", description=__doc__, allow_abbrev=False)
-    parser.add_argument(
+def parser() -> Parser:
+    """Return the parser of the command."""
+    made = Parser(prog="jaxdrill export", description=ABOUT)
+    made.add_argument(
         "run", type=Path, metavar="RUN", help="run folder, or a .safetensors file in its weights/"
     )
-    parser.add_argument(
+    made.add_argument(
         "--to", required=True, choices=FORMATS, metavar="FORMAT", help=", ".join(FORMATS)
     )
-    parser.add_argument(
+    made.add_argument(
         "--seed", type=int, metavar="N", help="which seed of the run (default: its first)"
     )
-    parser.add_argument(
+    made.add_argument(
         "--out", type=Path, metavar="FILE", help="(default: such as step_5_seed_1.onnx, here)"
     )
-    parser.add_argument(
+    made.add_argument(
         "--batch-norm",
         choices=("folded", "kept"),
         default="folded",
         help="folded into a factor and an addend, or kept (default: folded)",
     )
-    options = parser.parse_args(arguments)
+    return made
+
+
+def run(arguments: list[str]) -> None:
+    """Run the command."""
+    options = parser().parse_args(arguments)
     file = export(
         options.run, options.to, options.seed, options.out, options.batch_norm == "folded"
     )

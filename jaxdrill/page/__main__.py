@@ -8,27 +8,42 @@ from pathlib import Path
 from jaxdrill.errors import Parser, UsageError, exit_code, say
 from jaxdrill.files import write_text
 
+ABOUT = """\
+Write an HTML page on which trained networks classify a drawn digit.
+The page works without a network connection.
+
+examples:
+  jaxdrill page runs
+  jaxdrill page runs/step_4 runs/step_5
+  jaxdrill page runs --seeds 3 --out digits.html"""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes the page, prints its path and size, and returns the exit code, as `errors.exit_code` says."""
-    return exit_code(lambda: _command(list(sys.argv[1:] if argv is None else argv)))
+    return exit_code(lambda: run(list(sys.argv[1:] if argv is None else argv)))
 
 
-def _command(arguments: list[str]) -> None:
-    parser = Parser(prog="python -m jaxdrill.page", description=__doc__, allow_abbrev=False)
-    parser.add_argument(
+def parser() -> Parser:
+    """Return the parser of the command."""
+    made = Parser(prog="jaxdrill page", description=ABOUT)
+    made.add_argument(
         "runs", type=Path, nargs="+", metavar="RUN", help="run folder, or a folder of run folders"
     )
-    parser.add_argument(
+    made.add_argument(
         "--out", type=Path, default=Path("page.html"), metavar="FILE", help="(default: %(default)s)"
     )
-    parser.add_argument(
+    made.add_argument(
         "--seeds",
         type=int,
         metavar="N",
         help="at most, of each run (default: as many as fit, up to 5)",
     )
-    options = parser.parse_args(arguments)
+    return made
+
+
+def run(arguments: list[str]) -> None:
+    """Run the command."""
+    options = parser().parse_args(arguments)
     if options.seeds is not None and options.seeds < 1:
         raise UsageError(f"--seeds is {options.seeds}; allowed: a whole number of at least 1")
     from jaxdrill import page

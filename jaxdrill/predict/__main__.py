@@ -16,30 +16,44 @@ from jaxdrill.files import write_bytes
 
 BATCH, SHOWN = 500, 256  # images at a time, and at most in the picture of `--show`
 
+ABOUT = """\
+Classify images with every seed of a run, and with the mean of their probabilities.
+An image is a picture of any size, or an idx file of images.
+
+examples:
+  jaxdrill predict runs/step_5 photo.png
+  jaxdrill predict runs/step_5 scans/ --json
+  jaxdrill predict runs/step_5 photo.png --show seen.png"""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints a line an image and returns the exit code, as `errors.exit_code` says."""
-    return exit_code(lambda: _command(list(sys.argv[1:] if argv is None else argv)))
+    return exit_code(lambda: run(list(sys.argv[1:] if argv is None else argv)))
 
 
-def _command(arguments: list[str]) -> None:
-    about = "Says which digit each image shows, by each seed of a run and by their ensemble: the mean probability."
-    parser = Parser(prog="python -m jaxdrill.predict", description=about, allow_abbrev=False)
-    parser.add_argument(
+def parser() -> Parser:
+    """Return the parser of the command."""
+    made = Parser(prog="jaxdrill predict", description=ABOUT)
+    made.add_argument(
         "run", type=Path, metavar="RUN", help="run folder, or a .safetensors file in its weights/"
     )
-    parser.add_argument(
+    made.add_argument(
         "images",
         type=Path,
         nargs="+",
         metavar="IMAGE",
         help="a picture, of any size and colours; or a folder of them; or an idx file of images",
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object an image")
-    parser.add_argument(
+    made.add_argument("--json", action="store_true", help="one JSON object an image")
+    made.add_argument(
         "--show", type=Path, metavar="FILE.png", help="write a picture of what the networks saw"
     )
-    options = parser.parse_args(arguments)
+    return made
+
+
+def run(arguments: list[str]) -> None:
+    """Run the command."""
+    options = parser().parse_args(arguments)
     from jaxdrill import weights
 
     numbers = [None] if options.run.is_file() else weights.seeds(options.run)

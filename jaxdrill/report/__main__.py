@@ -9,16 +9,25 @@ from pathlib import Path
 from jaxdrill.errors import Parser, exit_code, say
 from jaxdrill.report import write_report
 
+ABOUT = """\
+Write report.html and report.md of one run, or of several runs that are compared.
+The report says which changes helped.
+
+examples:
+  jaxdrill report
+  jaxdrill report runs/step_4 runs/step_5
+  jaxdrill report runs --detect 0.05"""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes the report and returns the exit code, as `errors.exit_code` says."""
-    return exit_code(lambda: _command(list(sys.argv[1:] if argv is None else argv)))
+    return exit_code(lambda: run(list(sys.argv[1:] if argv is None else argv)))
 
 
-def _command(arguments: list[str]) -> None:
-    about = "Writes report.html and report.md of one run, or of several that are compared."
-    parser = Parser(prog="python -m jaxdrill.report", description=about, allow_abbrev=False)
-    parser.add_argument(
+def parser() -> Parser:
+    """Return the parser of the command."""
+    made = Parser(prog="jaxdrill report", description=ABOUT)
+    made.add_argument(
         "runs",
         nargs="*",
         type=Path,
@@ -26,18 +35,23 @@ def _command(arguments: list[str]) -> None:
         metavar="RUN",
         help="run folder, or a folder of run folders (default: runs)",
     )
-    parser.add_argument(
+    made.add_argument(
         "--detect",
         type=_points,
         metavar="X",
         help="print the number of seeds that detects a difference of X percentage points",
     )
-    parser.add_argument(
+    made.add_argument(
         "--out",
         type=Path,
         help="folder of the report (default: RUN; of several, the one they are in)",
     )
-    chosen = parser.parse_args(arguments)
+    return made
+
+
+def run(arguments: list[str]) -> None:
+    """Run the command."""
+    chosen = parser().parse_args(arguments)
     page = write_report(chosen.runs, chosen.out, chosen.detect)
     say(f"{page} and {page.with_suffix('.md')}")
 
