@@ -65,7 +65,7 @@ def run(config: Config, dataset: data.Dataset, epochs: int) -> dict[str, Any]:
     The first epochs include the compilation of the last batch and of the evaluation.
     """
     config = config.model_copy(update={"epochs": epochs})
-    trainer = Trainer(config, dataset, config.seeds)
+    trainer = Trainer(config, dataset, len(config.seed_list))
     compile_seconds = trainer.compile()
     began = time.perf_counter()
     results = [replace(each, logits=np.zeros(0)) for each in fit(trainer, dataset, config.seed_list)]
@@ -76,7 +76,7 @@ def run(config: Config, dataset: data.Dataset, epochs: int) -> dict[str, Any]:
     return {
         "step": config.name,
         "execution": trainer.execution.model_dump(),
-        "seeds": config.seeds,
+        "seeds": len(config.seed_list),
         "epochs": epochs,
         "seconds": elapsed,
         "compile_seconds": compile_seconds,

@@ -76,12 +76,12 @@ def trained(config: Config, folder: Path, data_dir: Path | None) -> dict[str, An
         session.train(config, folder, stop, data_dir, command=["python", "-m", "benchmarks.search"])
     run, end = read(folder), infer_shapes(config.network)[-1]
     # A later rung may have added seeds.
-    metrics = {name: values[: config.seeds] for name, values in run.metrics.items()}
+    metrics = {name: values[: len(config.seed_list)] for name, values in run.metrics.items()}
     accuracies, losses = metrics["accuracy"][:, -1], metrics["loss"][:, -1]
     return {
         "name": config.name,
         "epochs": run.epochs,
-        "seeds": run.seeds[: config.seeds],
+        "seeds": run.seeds[: len(config.seed_list)],
         "parameters": end.parameters,
         "operations": end.macs,
         "accuracies": accuracies.tolist(),

@@ -1,9 +1,11 @@
-"""Strict JAX on two CPU devices, a cache folder of the tests' own, and small recipes and files."""
+"""Configure strict JAX on two CPU devices and separate caches. Provide small recipes and files."""
 
 import gzip
 import hashlib
 import os
 import struct
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +19,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 from drawings import browsers, chromium, drill_page, measured_run, page_file  # noqa: E402, F401
 from runs_in_parts import command, copy, finished  # noqa: E402, F401
-from runs_on_disk import drill, shared_drill  # noqa: E402, F401
+from runs_on_disk import drill, shared_drill, trained  # noqa: E402, F401
 
 from jaxdrill import config, data  # noqa: E402
 
@@ -36,13 +38,26 @@ augmentation = { rotation_degrees = 7 }
 
 
 def idx_bytes(values: np.ndarray) -> bytes:
-    """An idx file of uint8 values."""
+    """Return the content of an idx file of uint8 values."""
     return struct.pack(f">I{values.ndim}I", 0x800 + values.ndim, *values.shape) + values.tobytes()
+
+
+def shell(text: str, cwd: Path, *prefix: str, **environment: str) -> tuple[int, str, str]:
+    """Run a bash command with `@X` for `python -m jaxdrill.X`. Return exit code, stdout, stderr."""
+    text = text.replace("@", f"{sys.executable} -m jaxdrill.")
+    done = subprocess.run(
+        [*prefix, "bash", "-c", f"set -o pipefail; {text}"],
+        cwd=cwd,
+        capture_output=True,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}"} | environment,
+        timeout=300,
+    )
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _programs_are_compiled_once(tmp_path_factory):
-    """All tests and the processes they start share a cache of compiled programs, as starts of the tool do."""
+    """Share a cache of compiled programs between all tests and the processes that they start."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(shared / "programs"))
@@ -53,14 +68,14 @@ def _programs_are_compiled_once(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory, monkeypatch):
-    """No test reads or writes the cache in the home folder."""
+    """Use caches outside the home folder."""
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "xdg_cache"))
 
 
 @pytest.fixture(scope="session")
 def tiny_recipe(tmp_path_factory) -> Path:
-    """A recipe file that compiles in a second: dropout, rotation, batch norm."""
+    """Return a recipe file with dropout, rotation and batch norm that compiles in a second."""
     path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
     path.write_text(TINY)
     return path
@@ -73,13 +88,13 @@ def tiny(tiny_recipe) -> config.Config:
 
 @pytest.fixture(scope="session")
 def all_digits() -> data.Dataset:
-    """11,496 training images of 1,437 digits, and 360 test images."""
+    """Return 11,496 training images of 1,437 digits, and 360 test images."""
     return data.load("digits")
 
 
 @pytest.fixture(scope="session")
 def digits(all_digits) -> data.Dataset:
-    """Each of the 1,437 training digits once: three steps an epoch of `tiny`."""
+    """Return each of the 1,437 training digits once: three steps per epoch of `tiny`."""
     few = {
         key: getattr(all_digits, key)[:1437] for key in ("train_images", "train_labels", "groups")
     }
@@ -88,7 +103,7 @@ def digits(all_digits) -> data.Dataset:
 
 @pytest.fixture
 def few_digits(digits, monkeypatch) -> data.Dataset:
-    """Whatever asks for digits gets `digits`."""
+    """Replace the dataset digits by `digits`."""
     arrays = tuple(getattr(digits, name) for name in data.FILES)
     monkeypatch.setattr(data.digits, "load_arrays", lambda: arrays)
     return digits
@@ -96,16 +111,16 @@ def few_digits(digits, monkeypatch) -> data.Dataset:
 
 @pytest.fixture
 def mnist_dir() -> Path:
-    """The folder of the official files."""
+    """Return the folder of the official files."""
     folder = os.environ.get("JAXDRILL_MNIST_DIR")
     if not folder:
-        pytest.skip("JAXDRILL_MNIST_DIR names no folder with the four official MNIST files")
+        pytest.skip("JAXDRILL_MNIST_DIR is not set to a folder with the four official MNIST files")
     return Path(folder)
 
 
 @pytest.fixture
 def small_files(tmp_path, monkeypatch) -> Path:
-    """Four idx files of 30 and 20 images, registered as if they were the official ones."""
+    """Write four idx files of 30 and 20 images. Register their checksums as the official ones."""
     from tensorflow_datasets.core.download.checksums import UrlInfo
 
     folder, generator, registered = tmp_path / "idx", np.random.default_rng(0), {}

@@ -1,4 +1,4 @@
-"""A finished run and copies of it, runs that are cut short, and what they leave."""
+"""Provide a finished run, copies of it, and runs that are stopped."""
 
 import json
 import os
@@ -30,12 +30,12 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def both(folder, *flags):
-    """The arguments for both seeds."""
+    """Return the arguments for both seeds."""
     return folder, "--seed", 3, "--seeds", 2, *flags
 
 
 def stop_in(monkeypatch, step: int, number: int = signal.SIGTERM) -> None:
-    """The signal comes as the launch of this step ends."""
+    """Send a signal after the given step."""
     fit = group.fit.fit
 
     def watched(*arguments, watch, **options):
@@ -51,7 +51,7 @@ def stop_in(monkeypatch, step: int, number: int = signal.SIGTERM) -> None:
 
 @pytest.fixture(scope="session")
 def finished(tiny_recipe, tmp_path_factory, digits) -> Path:
-    """Two seeds, two epochs each, without a stop."""
+    """Train two seeds for two epochs without a stop. Return the run folder."""
     folder = tmp_path_factory.mktemp("finished") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
@@ -83,7 +83,7 @@ def copy(finished, tmp_path) -> Path:
 
 @pytest.fixture
 def command(tiny_recipe):
-    """A command for the folder, with more flags."""
+    """Return a function that trains the tiny recipe into a folder with further flags."""
     return lambda folder, *flags: main(
         ["--step", str(tiny_recipe), "--workdir", str(folder), *map(str, flags)]
     )

@@ -1,4 +1,4 @@
-"""Finished run folders without training."""
+"""Write finished run folders without training."""
 
 import json
 from pathlib import Path
@@ -26,9 +26,18 @@ def write_run(
     train=None,
     **more,
 ) -> Path:
-    """Write a finished run with these test accuracies of each seed; the wrong images differ from seed to seed.
+    """Write a finished run.
 
-    `flags` are laid over the recipe. `train` is the number of 100 training images that each seed classifies correctly.
+    Args:
+        path: the run folder.
+        step: name of the step.
+        curves: test accuracy of each seed after each epoch. The misclassified images differ.
+        data: name of the dataset.
+        labels: labels of the evaluated images; 1,000 labels if None.
+        split: the evaluated split.
+        flags: values that override the recipe.
+        train: number of 100 training images that each seed classifies correctly.
+        more: further values of run.json.
     """
     epochs, seeds = len(next(iter(curves.values()))), sorted(curves)
     recipe = config.load(step, flags or {}).model_copy(
@@ -45,7 +54,7 @@ def write_run(
     metadata = (
         {
             "format": folder.FORMAT,
-            "command": ["python", "-m", "jaxdrill.main", "--step", step],
+            "command": ["jaxdrill", "train", "--step", step],
             "parameters": 9606,
             "dataset": data,
             "dataset_sha256": f"sum of {data}",
@@ -129,3 +138,10 @@ def drill(tmp_path):
 def shared_drill(tmp_path_factory):
     """The runs of `write_drill` for tests that only read them."""
     return write_drill(tmp_path_factory.mktemp("drill") / "runs")
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> Path:
+    """Return a finished run with weights. Tests may only add files."""
+    run = write_run(tmp_path_factory.mktemp("runs") / "step_6_small", "6_small", BETTER)
+    return write_trained(run, "6_small", (1, 2, 3))

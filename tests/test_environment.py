@@ -1,26 +1,22 @@
-"""What surrounds the process: standard streams, encodings, users, files in unusual places, JAX's variables."""
+"""Users without a home, files in unusual places, and environment variables of JAX."""
 
-import io
 import json
 import os
 import shutil
-import signal
 import stat
 import subprocess
 import sys
 import threading
-from contextlib import suppress
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT, idx_bytes
+from conftest import ROOT, idx_bytes, shell
 from runs_in_parts import both, without_seconds
-from runs_on_disk import BETTER, write_run, write_trained
 
 import jaxdrill
-from jaxdrill import data, errors, files
+from jaxdrill import data, files
 from jaxdrill.array_files import digest
 from jaxdrill.array_files import read as read_tensors
 from jaxdrill.export import __main__ as export
@@ -28,185 +24,8 @@ from jaxdrill.main import main
 from jaxdrill.page import __main__ as page
 from jaxdrill.predict import __main__ as predict
 from jaxdrill.report import __main__ as report
-from jaxdrill.runs import stopping
 
 NOT_UTF_8 = os.fsdecode(b"caf\xe9")
-CLOSED = ["2>&-", ">&-", ">&- 2>&-", "<&- >&- 2>&-"]
-
-
-def shell(command: str, cwd: Path, *prefix: str, **environment: str) -> tuple[int, str, str]:
-    """Exit code and output of a bash command with `@X` for `python -m jaxdrill.X`."""
-    command = command.replace("@", f"{sys.executable} -m jaxdrill.")
-    done = subprocess.run(
-        [*prefix, "bash", "-c", f"set -o pipefail; {command}"],
-        cwd=cwd,
-        capture_output=True,
-        env=os.environ | {"PYTHONPATH": f"{ROOT}"} | environment,
-        timeout=300,
-    )
-    return done.returncode, done.stdout.decode(), done.stderr.decode()
-
-
-def closed_pipe() -> io.TextIOWrapper:
-    """A stream whose reader has left."""
-    reader, writer = os.pipe()
-    os.close(reader)
-    return os.fdopen(writer, "w", buffering=1)
-
-
-def close(*streams: io.TextIOBase | None) -> None:
-    """Close streams before the garbage collector complains about what they hold."""
-    for stream in filter(None, streams):
-        with suppress(OSError):
-            stream.close()
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
-    """A finished run with weights."""
-    run = write_run(tmp_path_factory.mktemp("runs") / "step_6_small", "6_small", BETTER)
-    return write_trained(run, "6_small", (1, 2, 3))
-
-
-# Streams
-
-
-@pytest.mark.parametrize("closed", CLOSED)
-@pytest.mark.parametrize(
-    ("arguments", "code"), [("--step 5 --help", 0), ("--step 5 --dry-run", 0), ("--step 7", 2)]
-)
-def test_a_command_with_closed_streams(closed, arguments, code, tmp_path):
-    ended, out, err = shell(f"@main {arguments} {closed}", tmp_path)
-    assert ended == code
-    assert "Traceback" not in err and "Exception" not in err
-    assert bool(out) == (code == 0 and ">&-" not in closed.replace("2>&-", ""))
-
-
-@pytest.mark.parametrize(
-    "arguments", ["--step 5 --help", "--step 5 --dry-run", "--step all --dry-run"]
-)
-def test_a_reader_that_leaves(arguments, tmp_path):
-    code, out, err = shell(f"@main {arguments} | head -1", tmp_path)
-    assert (code, out.count("\n"), err) == (0, 1, "")
-
-
-def test_results_that_find_no_space(tmp_path):
-    assert shell("@main --step 5 --dry-run > /dev/full", tmp_path) == (
-        1,
-        "",
-        "jaxdrill: The output cannot be written: No space left on device.\n",
-    )
-    assert shell("@main --step 5 --help > /dev/full", tmp_path) == (0, "", "")
-
-
-def test_files_do_not_get_the_numbers_of_closed_streams(tmp_path):
-    """XLA writes its log to number 2, whatever file that is."""
-    code = "import os; from jaxdrill.errors import exit_code\n"
-    code += "exit_code(lambda: os.write(os.open('file', os.O_RDWR | os.O_CREAT), b'content') and None)\n"
-    code += "os.write(1, b'to 1'), os.write(2, b'to 2')"
-    for closed in CLOSED:
-        assert shell(f'{sys.executable} -c "{code}" {closed}', tmp_path)[0] == 0
-        assert (tmp_path / "file").read_bytes() == b"content"
-        (tmp_path / "file").unlink()
-
-
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
-def test_characters_that_cannot_be_encoded_are_escaped(encoding, monkeypatch):
-    stream = io.TextIOWrapper(content := io.BytesIO(), encoding)
-    monkeypatch.setattr(sys, "stdout", stream)
-    monkeypatch.setattr(sys, "stderr", stream)
-    errors.say("99.4 ± 0.1", "†")
-    errors.print_error("a → b")
-    shown = {
-        "ascii": b"99.4 \\xb1 0.1\n\\u2020\njaxdrill: a \\u2192 b\n",
-        "latin-1": b"99.4 \xb1 0.1\n\\u2020\njaxdrill: a \\u2192 b\n",
-        "utf-8": "99.4 ± 0.1\n†\njaxdrill: a → b\n".encode(),
-    }
-    assert content.getvalue() == shown[encoding]
-
-
-@pytest.mark.parametrize("stream", ["closed pipe", "full disk", "closed", "none", "ascii"])
-def test_no_stream_ends_a_training(
-    stream, few_digits, tiny_recipe, tmp_path, monkeypatch, finished
-):
-    """All epochs of both seeds are trained, and the summary's ± is printed."""
-    streams = {
-        "closed pipe": closed_pipe,
-        "full disk": lambda: os.fdopen(os.open("/dev/full", os.O_WRONLY), "w"),
-        "none": lambda: None,
-        "closed": io.StringIO,
-        "ascii": lambda: io.TextIOWrapper(io.BytesIO(), "ascii"),
-    }
-    for name in ("stdout", "stderr"):
-        monkeypatch.setattr(sys, name, streams[stream]())
-        if stream == "closed":
-            getattr(sys, name).close()
-    flags = ["--step", tiny_recipe, "--workdir", *both(tmp_path / "run")]
-    assert main([str(flag) for flag in flags]) == 0
-    close(sys.stdout, sys.stderr)
-    assert without_seconds(tmp_path / "run") == without_seconds(finished)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-", "| head -1", "> /dev/full", ""])
-def test_a_training_whose_output_is_lost(closed, tiny_recipe, tmp_path):
-    """Also in a locale of ASCII, where the summary's ± has no character."""
-    ascii_only = {
-        "LC_ALL": "C",
-        "PYTHONUTF8": "0",
-        "PYTHONCOERCECLOCALE": "0",
-        "PYTHONIOENCODING": "ascii",
-    }
-    code, out, err = shell(f"@main --step {tiny_recipe} --seeds 2 {closed}", tmp_path, **ascii_only)
-    assert (code, err) == (0, "")
-    assert closed or "\\xb1" in out
-    rows = (tmp_path / "runs" / "tiny_digits" / "metrics.jsonl").read_text().splitlines()
-    assert [(row["seed"], row["epoch"]) for row in map(json.loads, rows)] == [
-        (1, 0),
-        (1, 1),
-        (2, 0),
-        (2, 1),
-    ]
-
-
-def test_predict_ends_when_its_reader_leaves(trained, tmp_path, monkeypatch, capsys):
-    (tmp_path / "images").write_bytes(idx_bytes(np.zeros((3 * predict.BATCH, 28, 28), np.uint8)))
-    monkeypatch.setattr(sys, "stdout", closed_pipe())
-    asked = []
-    monkeypatch.setattr(
-        predict, "_print", lambda *given, shown=predict._print: (asked.append(given), shown(*given))
-    )
-    assert predict.main([str(trained), str(tmp_path / "images")]) == 0
-    close(sys.stdout)
-    assert len(asked) == 1 and capsys.readouterr().err == ""
-
-
-@pytest.mark.slow
-def test_predict_into_head(trained, tmp_path):
-    (tmp_path / "images").write_bytes(idx_bytes(np.zeros((20_000, 28, 28), np.uint8)))
-    code, out, err = shell(f"@predict {trained} images | head -1", tmp_path)
-    assert (code, out.count("\n"), err) == (0, 1, "")
-    assert shell(f"@predict {trained} images > /dev/full", tmp_path) == (
-        1,
-        "",
-        "jaxdrill: The output cannot be written: No space left on device.\n",
-    )
-
-
-def test_a_signal_while_stderr_is_closed(monkeypatch):
-    monkeypatch.setattr(sys, "stderr", closed_pipe())
-    with stopping.stop_on_signal() as stop:
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.signal_number == signal.SIGTERM
-    close(sys.stderr)
-
-
-@pytest.mark.parametrize("module", ["main", "main check", "report", "predict", "page", "export"])
-def test_help_has_no_colors(module, tmp_path):
-    """Python 3.14 colors argparse's help if FORCE_COLOR is set."""
-    code, out, _ = shell(f"@{module} --help", tmp_path, FORCE_COLOR="1", JAX_PLATFORMS="cpu")
-    assert code == 0 and "\x1b" not in out and "\\x1b" not in out
-    assert errors.Parser().color is False
 
 
 # Users and folders
@@ -214,7 +33,10 @@ def test_help_has_no_colors(module, tmp_path):
 
 @pytest.fixture
 def nobody(tmp_path) -> list[str]:
-    """A command that runs another as a user without an entry in /etc/passwd, who may read all files."""
+    """Return a command prefix that runs as a user without an entry in /etc/passwd.
+
+    The user may read all files.
+    """
     variables = ["env", "-i", f"PATH={os.environ['PATH']}", f"PYTHONPATH={ROOT}"]
     command = [
         "setpriv",
@@ -254,7 +76,7 @@ def test_data_without_a_home(nobody, home, tmp_path):
 
 
 def test_a_dataset_is_fetched_without_a_cache(small_files, monkeypatch, capsys):
-    """Into a temporary folder, which is removed."""
+    """It is downloaded into a temporary folder, which is removed."""
     import tensorflow_datasets as tfds
 
     folders = []
@@ -297,7 +119,7 @@ def test_commands_without_a_home(nobody, home, tiny_recipe, trained, tmp_path):
 
 
 def test_folders_whose_names_are_not_utf_8(finished, tmp_path, capsys):
-    """Two runs of one recipe, so that the page names their folders; one has a single seed, so that the report does."""
+    """The page names the folders of two runs of a recipe. The report names a run with one seed."""
     folder = tmp_path / NOT_UTF_8
     for name in ("one", "two"):
         shutil.copytree(finished, folder / name)
@@ -335,7 +157,7 @@ def test_training_into_a_folder_whose_name_is_not_utf_8(
     for _ in range(2):
         assert main([f"{flag}" for flag in ("--step", tiny_recipe, "--workdir", *both(run))]) == 0
         assert capsys.readouterr().out.endswith(
-            f"report: python -m jaxdrill.report '{tmp_path}/caf\\udce9'\n"
+            f"report: jaxdrill report '{tmp_path}/caf\\udce9'\n"
         )
     assert without_seconds(run) == without_seconds(finished)
     assert report.main([f"{run}"]) == 0
@@ -413,18 +235,6 @@ def test_a_device_is_never_replaced(tmp_path):
     for name in ("null", "link"):
         assert not files.write_bytes(tmp_path / name, b"content")
     assert (tmp_path / "null").is_char_device() and (tmp_path / "link").is_symlink()
-
-
-def test_standard_output_as_a_file(tmp_path):
-    """What came before and comes after stays, in a pipe and in a file; a reader that leaves is no error."""
-    code = "from pathlib import Path; from jaxdrill.errors import exit_code, say; from jaxdrill.files import write_text\n"
-    code += "exit_code(lambda: (say('before'), write_text(Path('/dev/stdout'), 'x' * 99999 + chr(10)), say('after')))"
-    command = f'{sys.executable} -c "{code}"'
-    expected = "before\n" + "x" * 99999 + "\nafter\n"
-    assert shell(f"{command} | cat", tmp_path) == (0, expected, "")
-    assert shell(f"{{ echo first; {command}; echo last; }} > file", tmp_path) == (0, "", "")
-    assert (tmp_path / "file").read_text() == f"first\n{expected}last\n"
-    assert shell(f"{command} | head -1", tmp_path) == (0, "before\n", "")
 
 
 # JAX's variables

@@ -1,4 +1,4 @@
-"""Hostile files, names and texts. `python tests/soak/run.py` runs the long tests."""
+"""Hostile and damaged files, names and texts. `python tests/soak/run.py` tests more of them."""
 
 import io
 import json
@@ -48,18 +48,8 @@ BAD = [
     "![x](http://x/y)",
 ]
 TEXT = st.text() | st.sampled_from(BAD)
-KEYS = [
-    "versions",
-    "devices",
-    "command",
-    "seconds",
-    "split",
-    "parameters",
-    "git_commit",
-    "earlier_sessions",
-    "format",
-    "dataset",
-]
+KEYS = ["versions", "devices", "command", "seconds", "split", "parameters", "git_commit"]
+KEYS += ["earlier_sessions", "format", "dataset"]
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | TEXT,
     lambda inner: st.lists(inner) | st.dictionaries(TEXT, inner),
@@ -73,8 +63,8 @@ quick = settings(
 )
 
 
-def test_every_kind_of_damaged_file(tmp_path, monkeypatch, capsys):
-    """Two files of each kind are read correctly or rejected with a one-line error."""
+def test_damaged_files_of_every_kind(tmp_path, monkeypatch, capsys):
+    """Two of each kind are read correctly or rejected with a one-line error."""
     monkeypatch.setenv("TFDS_DATA_DIR", f"{tmp_path / 'cache'}")
     monkeypatch.setattr(
         provenance, "git_commit", lambda package: None
@@ -91,8 +81,8 @@ def test_every_kind_of_damaged_file(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("only", ["readers", "commands"])
-def test_randomly_damaged_files(only):
-    """Readers stay within limits of time and memory, and have no other effects."""
+def test_files_damaged_at_random(only):
+    """Each is read correctly or rejected with one line, within limits of time and memory."""
     fuzz = [
         sys.executable,
         "-W",
@@ -108,7 +98,7 @@ def test_randomly_damaged_files(only):
 
 
 def commands(run: Path, out: Path) -> dict[str, Callable[[], int]]:
-    """The commands that read a run folder, by name, but for training and `verify`."""
+    """Return the commands that read a run folder by name, except `train` and `verify`."""
     return {
         "report": lambda: report.main([f"{run}", "--out", f"{out}"]),
         "page": lambda: page_command.main([f"{run}", "--out", f"{out / 'page.html'}"]),
@@ -120,9 +110,10 @@ def commands(run: Path, out: Path) -> dict[str, Callable[[], int]]:
     }
 
 
-OLDER = "was written by another version of jaxdrill (its format is {}, this one reads 3). Use that version to read or "
-OLDER += f"continue it. {START_OVER}"
-WRONG = "is damaged ({}). Delete its run.json and repeat the command that trained it, which writes the file again."
+OLDER = "was written by another version of jaxdrill (its format is {}, this one reads 3). "
+OLDER += f"Use that version to read or continue it. {START_OVER}"
+WRONG = "is damaged ({}). Delete its run.json and repeat the command that trained it, "
+WRONG += "which writes the file again."
 
 
 @pytest.mark.parametrize(
@@ -163,10 +154,10 @@ WRONG = "is damaged ({}). Delete its run.json and repeat the command that traine
         ),
     ],
 )
-def test_a_damaged_run_json_is_told_in_one_line_by_every_command(
+def test_a_damaged_run_json_gives_one_line_in_every_command(
     copy, command, digits, capsys, change, message
 ):
-    """Training, the report, the page and the check read it; the others need only weights. Nothing is changed."""
+    """Predict and export need only weights. No command changes the folder."""
     good = json.loads((copy / "run.json").read_text())
     (copy / "run.json").write_text(json.dumps(change(good)))
     (copy.parent / "images").write_bytes(idx_bytes(digits.test_images[:2, ..., 0]))
@@ -185,7 +176,7 @@ def test_a_damaged_run_json_is_told_in_one_line_by_every_command(
 
 @quick
 @given(TEXT)
-def test_nothing_commands_the_terminal(capsys, text):
+def test_no_text_controls_the_terminal(capsys, text):
     capsys.readouterr()
     print_error(text)
     say(text)
@@ -196,7 +187,7 @@ def test_nothing_commands_the_terminal(capsys, text):
 
 @quick
 @given(TEXT)
-def test_texts_of_a_report_stay_text(text):
+def test_texts_in_a_report_are_escaped(text):
     shown = report_text.markdown_text(text)
     assert shown.isprintable() and "<" not in shown and "](" not in shown
     assert not re.search(r"(?<!\\)\|", shown)
@@ -206,7 +197,7 @@ def test_texts_of_a_report_stay_text(text):
 @quick
 @given(TEXT, TEXT)
 def test_a_recipe_of_any_texts(tmp_path, goal, data):
-    """It is taken as it is, or refused in a line that can be shown."""
+    """The recipe is accepted unchanged, or rejected with a printable line."""
     recipe = tmp_path / "mine.toml"
     values = json.dumps(goal, ensure_ascii=True), json.dumps(data, ensure_ascii=True)
     recipe.write_text(
@@ -237,7 +228,7 @@ def test_any_value_in_run_json(tmp_path, value, key):
 
 
 def test_a_report_of_hostile_texts(tmp_path):
-    """In the metadata, which no check of a recipe sees."""
+    """The texts are in the metadata, which the checks of a recipe do not cover."""
     bad = "<script>alert(1)</script>\x1b[2J[x](javascript:alert(1))"
     run = write_run(
         tmp_path / "a [x](y) <b>",
@@ -262,7 +253,7 @@ def test_help_and_dry_run_of_a_hostile_recipe(tmp_path, capsys):
         main(["--help"])
 
 
-def test_what_is_no_file_is_not_waited_for(tmp_path):
+def test_pipes_and_devices_are_rejected_immediately(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path, why in (
         (tmp_path / "pipe", "Not a regular file"),
@@ -285,8 +276,8 @@ def test_a_file_too_large_is_not_read(tmp_path):
         files.read_bytes(tmp_path / "large")
 
 
-def test_what_is_no_array_in_an_npz_file(tmp_path):
-    """NumPy gives the bytes of such a member."""
+def test_an_npz_member_that_is_not_an_array(tmp_path):
+    """NumPy returns the bytes of such a member."""
     with zipfile.ZipFile(tmp_path / "x.npz", "w") as packed:
         packed.writestr("labels.npy", b"text")
     with pytest.raises(ValueError, match=r"^x\.npz cannot be read \(labels is not an array\)$"):

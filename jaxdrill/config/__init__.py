@@ -1,66 +1,63 @@
-"""Recipes read from TOML files that extend each other, with flags on top.
+"""Read recipes from TOML files that extend each other, and override their fields with flags.
 
-Recipe files and flags pass through one reader, so that both get the same checks and the same messages.
-This module must not import JAX: `--help` and `--dry-run` of a wrong recipe answer at once.
+The command line, TOML files, `config.json` and the Python API share `from_table`, so the checks and
+messages are the same. This package does not import JAX: `--help`, `--dry-run` and mistakes are
+answered immediately.
 """
 
-import codecs
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic.fields import FieldInfo
 
-from jaxdrill.config.config import Config
-from jaxdrill.config.layers import KINDS, Conv
-from jaxdrill.config.schema import Table, conditions, explain, parse_text
+from jaxdrill.config.config import FIELDS, FLAGS, Config, explain, flatten, options  # noqa: F401
+from jaxdrill.config.layers import Conv
+from jaxdrill.config.schema import parse_text, without_effect
 from jaxdrill.errors import UsageError, nearest, print_error
 from jaxdrill.files import read_bytes, read_json
 
-LARGEST = 2**16  # bytes of a recipe
-ENCODINGS = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32", codecs.BOM_UTF16_LE: "UTF-16",
-             codecs.BOM_UTF16_BE: "UTF-16"}  # fmt: skip  # by byte-order mark, the longer ones first
-MOST_DOTS = 1000  # in it: tomllib takes the square of a key's parts in memory
+MAX_BYTES = 2**16  # of a recipe file
+MAX_DOTS = 1000  # in a recipe file: tomllib needs memory that is quadratic in the parts of a key
+Flags = Mapping[str, Any]  # values by dotted field name; a str is parsed as on the command line
+NO_FLAGS: Flags = MappingProxyType({})
+Spelling = Callable[[str], str]  # formats a dotted field name for messages, see `as_flag`
+Chain = list[tuple[Path, dict[str, Any]]]  # a recipe's file and table, then those it extends
 
 
 def recipe_folder() -> Path:
-    """The folder of the recipes: inside an installed package, beside the package in a clone."""
+    """Return the folder of the built-in recipes, in an installed package or in a clone."""
     package = Path(__file__).parents[1]
     return next(path for path in (package / "configs", package.parent / "configs") if path.is_dir())
 
 
 def steps() -> list[str]:
-    """The names of the built-in steps, `step_1` first, in the order of the drill."""
-    bases = {
-        path.stem: _table(path).get("extends", "") for path in recipe_folder().glob("step_*.toml")
-    }
-    return drill_order(bases)
+    """Return the names of the built-in steps in the order of the drill. The files are not read."""
+    return sorted((path.stem for path in recipe_folder().glob("step_*.toml")), key=_natural)
 
 
 def drill_order(extends: Mapping[str, str]) -> list[str]:
-    """The names of recipes, each after the one that it extends, depth first; the rest in natural order, so that
-    `step_10` comes after `step_2`.
+    """Sort recipes so that each follows the recipe that it extends, otherwise in natural order.
 
     Args:
-        extends: by name, the recipe that it extends, which need not be among the names.
+        extends: the recipe that each recipe extends, by name. It may be missing in the mapping.
     """
 
-    def natural(name: str) -> list[tuple[int, str]]:
-        return [(int(part or -1), text) for text, part in re.findall(r"([^\d]*)(\d*)", name)]
+    def lineage(name: str) -> list[Any]:
+        names = [name]
+        while (base := extends.get(names[0])) is not None and base not in names:
+            names.insert(0, base)
+        return [*map(_natural, names)]
 
-    def below(base: str) -> Iterator[str]:
-        for name in sorted(
-            (name for name in extends if extends[name] == base and name != base), key=natural
-        ):
-            yield name
-            yield from below(name)
+    return sorted(extends, key=lineage)
 
-    roots = {base for base in extends.values() if base not in extends}
-    return [name for root in sorted(roots, key=natural) for name in below(root)]
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Return a sort key that puts `step_10` after `step_2`."""
+    return [(int(part or -1), text) for text, part in re.findall(r"([^\d]*)(\d*)", name)]
 
 
 def as_flag(name: str) -> str:
@@ -69,261 +66,219 @@ def as_flag(name: str) -> str:
 
 
 def check_names(
-    names: Iterable[str], spelled: Callable[[str], str] = as_flag, others: Sequence[str] = ()
+    names: Iterable[str], spelled: Spelling = as_flag, others: Sequence[str] = ()
 ) -> None:
     """Check that names are dotted names of recipe fields.
 
     Args:
-        names: to check.
-        spelled: how the message spells a dotted name.
-        others: names that the caller knows too. The message may suggest one of them.
+        names: names to check.
+        spelled: formats a dotted name for the message.
+        others: other valid names. The message may suggest one of them.
 
     Raises:
-        UsageError: a name is unknown. The message suggests the closest known name.
+        UsageError: a name is unknown. The message suggests the closest valid name.
     """
-    fields = [name for name, _, _ in options(Config.model_construct())]
     for name in names:
-        if name not in fields:
-            raise UsageError(
-                f"{spelled(name)} is unknown{nearest(spelled(name), [*map(spelled, fields), *others])}"
-            )
+        if name not in FLAGS:
+            close = nearest(spelled(name), [*map(spelled, FLAGS), *others])
+            raise UsageError(f"{spelled(name)} is unknown{close}")
 
 
-def load(
-    step: str,
-    flags: Mapping[str, Any] = MappingProxyType({}),
-    spelled: Callable[[str], str] = as_flag,
-) -> Config:
-    """Read a built-in step (`5` or `step_5`) or a recipe file (`mine.toml`), and print warnings about it.
+def load(step: str, flags: Flags = NO_FLAGS, spelled: Spelling = as_flag) -> Config:
+    """Read a built-in step (`5` or `step_5`) or a recipe file (`mine.toml`).
+
+    Warn about fields of the file that have no effect.
 
     Args:
-        step: the name of the step, or the path of the file.
-        flags: values by dotted field name. A str is read as on the command line; other types are taken as they are.
-        spelled: how messages spell a dotted field name of `flags`.
+        step: name of the step, or path of the file.
+        flags: values by dotted field name. A str is parsed as on the command line.
+        spelled: formats a dotted field name of `flags` for messages.
 
     Raises:
-        UsageError: what is wrong, where, and what is allowed; or a flag has no effect.
+        UsageError: the recipe or a flag is invalid, or a flag has no effect.
     """
-    config, path = resolve(step, flags, spelled), _find(step)
-    _check_effects([config], flags, spelled)
-    last = [layer for layer in config.network if isinstance(layer, Conv)][-1:]
-    if last and last[0].relu:
-        print_error(
-            f"warning: {path}: the last convolution has relu = true, so no logit is below 0"
-        )
-    given = {flag.partition(".")[0] for flag in flags}
-    own = {
-        key: value
-        for key, value in _table(path).items()
-        if isinstance(value, dict) and key not in given
-    }
-    for problem in _without_effect(own, [f"{outer}.{key}" for outer in own for key in own[outer]]):
-        print_error(f"warning: {path}: {problem}")
-    return config
+    return load_all([step], flags, spelled)[0]
 
 
-def load_all(flags: Mapping[str, Any] = MappingProxyType({})) -> list[Config]:
-    """Read all built-in steps.
+def load_all(
+    steps: Sequence[str], flags: Flags = NO_FLAGS, spelled: Spelling = as_flag
+) -> list[Config]:
+    """Read several recipes like `load`.
 
     Raises:
-        UsageError: what is wrong; or a flag has no effect in any of the steps.
+        UsageError: a recipe or a flag is invalid, or a flag has no effect in any of the recipes.
     """
-    configs = [resolve(name, flags) for name in steps()]
-    _check_effects(configs, flags)
+    chains = [_chain(_find(step)) for step in steps]
+    configs = [_merged(chain, flags, spelled) for chain in chains]
+    for flag in flags:
+        dumps = [flatten(config.model_dump()) for config in configs]
+        problems = [next(without_effect([flag], FIELDS, each, spelled), None) for each in dumps]
+        if problems[0] and all(problems):
+            raise UsageError(problems[0])
+    for chain, config in zip(chains, configs, strict=True):
+        _warn(*chain[0], config, flags)
     return configs
 
 
-def resolve(
-    step: str,
-    flags: Mapping[str, Any] = MappingProxyType({}),
-    spelled: Callable[[str], str] = as_flag,
-) -> Config:
-    """Read a recipe as `load`, without warnings, and with flags that have no effect.
-
-    Raises:
-        UsageError: what is wrong, where, and what is allowed.
-    """
-    path = _find(step)
-    return from_table(path.stem, _extended(path, ()), f"{path}: ", flags, spelled)
+def resolve(step: str) -> Config:
+    """Read a recipe like `load`, without warnings."""
+    return _merged(_chain(_find(step)))
 
 
-def _find(step: str) -> Path:
-    """Return the path of a step's file.
-
-    Raises:
-        UsageError: the file does not exist.
-    """
-    path = (
-        Path(step)
-        if step.endswith(".toml")
-        else recipe_folder() / f"step_{step.removeprefix('step_')}.toml"
-    )
-    if path.is_file():
-        return path
-    if step.endswith(".toml"):
-        raise UsageError(f"there is no recipe {step}")
-    names = [*(name.removeprefix("step_") for name in steps()), "all"]
-    close = nearest(step.removeprefix("step_"), names)
-    raise UsageError(f"there is no step {step}{close} (steps: {', '.join(names)}, or a .toml file)")
-
-
-def _check_effects(
-    configs: Sequence[Config], flags: Iterable[str], spelled: Callable[[str], str] = as_flag
-) -> None:
-    """Raises:
-    UsageError: a flag has no effect in any of the configs.
-    """
-    for flag in flags:
-        problems = [
-            next(_without_effect(config.model_dump(), [flag], spelled), None) for config in configs
-        ]
-        if problems[0] and all(problems):
-            raise UsageError(problems[0])
-
-
-def _without_effect(
-    tables: Mapping[str, Any], names: Iterable[str], written: Callable[[str], str] = str
-) -> Iterator[str]:
-    """Describe the fields that have no effect with the values in `tables`.
-
-    Args:
-        tables: the recipe's tables by name, or a part of them.
-        names: the dotted names of the fields to check.
-        written: formats a dotted name for the message.
-    """
-    known = {dotted: info for dotted, info, _ in options(Config.model_construct())}
-    for dotted in names:
-        outer = dotted.partition(".")[0]
-        for rule in conditions(known[dotted]) if dotted in known else ():
-            if not rule.holds(tables[outer]):
-                needed = rule.words(lambda name, outer=outer: written(f"{outer}.{name}"))
-                yield f"{written(dotted)} has no effect: it needs {needed}. Remove it, or add what it needs."
+def parent(step: str) -> Config | None:
+    """Read the recipe that a recipe extends. Return None if the recipe does not extend another."""
+    base = _chain(_find(step))[1:]
+    return _merged(base) if base else None
 
 
 def from_table(
     name: str,
     table: Mapping[str, Any],
     source: str,
-    flags: Mapping[str, Any] = MappingProxyType({}),
-    spelled: Callable[[str], str] = as_flag,
+    flags: Flags = NO_FLAGS,
+    spelled: Spelling = as_flag,
 ) -> Config:
     """Build the config of a complete recipe table.
 
     Args:
-        name: of the recipe.
-        table: the recipe's fields.
-        source: starts each message about the table, such as `mine.toml: `.
-        flags: as in `load`.
-        spelled: as in `load`.
+        name: name of the recipe.
+        table: fields of the recipe.
+        source: prefix of messages about the table, such as `mine.toml: `.
+        flags: see `load`.
+        spelled: see `load`.
 
     Raises:
-        UsageError: what is wrong, where, and what is allowed.
+        UsageError: the table or a flag is invalid.
     """
-    merged = {
-        key: dict(value) if isinstance(value, dict) else value for key, value in table.items()
-    }
-    if "name" in merged:
-        raise UsageError(f"{source}name is unknown: a recipe is named by its file")
+    if "name" in table:
+        raise UsageError(f"{source}name is unknown: the name of a recipe is its file name")
     check_names(flags, spelled)
-    fields = {dotted: info for dotted, info, _ in options(Config.model_construct())}
+    merged = {k: dict(value) if isinstance(value, dict) else value for k, value in table.items()}
     for dotted, value in flags.items():
-        outer, _, inner = dotted.partition(".")
-        holder = merged.setdefault(outer, {}) if inner else merged
+        outer, _, inner = dotted.rpartition(".")
+        holder = merged.setdefault(outer, {}) if outer else merged
         if isinstance(holder, dict):
-            holder[inner or outer] = (
-                parse_text(fields[dotted], value) if isinstance(value, str) else value
-            )
+            holder[inner] = parse_text(FLAGS[dotted], value) if isinstance(value, str) else value
     try:
-        return Config.model_validate({**merged, "name": name})
+        config = Config.model_validate({**merged, "name": name})
     except ValidationError as error:
-        path, text, wrong = explain(error, Config, KINDS)
-        if (dotted := ".".join(path)) in flags:
-            raise UsageError(f"{spelled(dotted)} {wrong}") from error
-        if text == "network":
-            wrong = "must be a list of layers, such as { conv = 10, kernel = 3 }"
-        elif wrong.startswith("is {") or path == ("network",):
-            wrong += "; allowed: a layer with one of " + ", ".join(KINDS)
-        raise UsageError(f"{source}{text} {wrong}") from error
+        path, wrong = explain(error)
+        start = spelled(path) if path in flags else f"{source}{path}"
+        raise UsageError(f"{start} {wrong}") from error
+    if "seed" in flags and isinstance(config.seeds, tuple):
+        seed = spelled("seed")
+        raise UsageError(f"{seed} has no effect if {spelled('seeds')} is a list. Remove {seed}.")
+    return config.model_copy(update={"seed": config.seed_list[0]})
 
 
 def from_file(file: Path) -> Config:
     """Read the recipe in the `config.json` of a run folder.
 
-    Where `seeds` is a list, because the folder's seeds are not consecutive, the config has the first consecutive ones.
-
     Raises:
-        OSError, ValueError, KeyError, AttributeError, UsageError: the file does not contain a recipe.
+        OSError: the file cannot be read.
+        ValueError, UsageError: the file does not contain a recipe.
     """
     table = read_json(file)
-    if isinstance(listed := table.get("seeds"), list):
-        first = table.get("seed")
-        table["seeds"] = next(n for n in range(len(listed) + 1) if listed[n : n + 1] != [first + n])
-    return from_table(table.pop("name"), table, f"{file}: ")
+    if not isinstance(table, dict) or not isinstance(name := table.pop("name", None), str):
+        raise ValueError(f"{file} does not contain a recipe")
+    config = from_table(name, table, f"{file}: ")
+    if config.seed != table.get("seed", config.seed):
+        raise ValueError(f"seeds is {table['seeds']}; allowed: a list that begins with seed")
+    return config
 
 
-def options(config: Config) -> Iterator[tuple[str, FieldInfo, Any]]:
-    """The dotted name, field and value of everything in a recipe that a flag may set."""
-    for outer, info in Config.model_fields.items():
-        value = getattr(config, outer, info.default)
-        if isinstance(value, Table):
-            yield from (
-                (f"{outer}.{key}", inner, getattr(value, key))
-                for key, inner in type(value).model_fields.items()
-            )
-        elif info.description:
-            yield outer, info, value
+def _find(step: str) -> Path:
+    """Return the file of a step.
+
+    Raises:
+        UsageError: the file does not exist.
+    """
+    if step.endswith(".toml"):
+        if Path(step).is_file():
+            return Path(step)
+        raise UsageError(f"there is no recipe {step}")
+    name = step.removeprefix("step_")
+    if (path := recipe_folder() / f"step_{name}.toml").is_file():
+        return path
+    names = [*(known.removeprefix("step_") for known in steps()), "all"]
+    known = f"steps: {', '.join(names)}, or a .toml file"
+    raise UsageError(f"there is no step {step}{nearest(name, names)} ({known})")
 
 
-def _table(path: Path) -> dict[str, Any]:
-    """Read a TOML file in UTF-8. A byte-order mark and CRLF line endings, as Windows writes them, are allowed."""
+def _chain(path: Path) -> Chain:
+    """Read a recipe and the recipes that it extends.
+
+    The base of a recipe is searched for in the recipe's folder, then among the built-in recipes.
+    """
+    chain: Chain = []
+    while True:
+        seen = [file for file, _ in chain]
+        if path.resolve() in [file.resolve() for file in seen]:
+            names = " -> ".join(file.name for file in (*seen, path))
+            raise UsageError(f"{path} extends itself: {names}")
+        table = _read_toml(path)
+        base = table.pop("extends", None)
+        chain.append((path, table))
+        if base is None:
+            return chain
+        file = f"{base}".removesuffix(".toml") + ".toml"
+        found = [folder / file for folder in (path.parent, recipe_folder())]
+        if not (found := [each for each in found if each.is_file()]):
+            where = f"there is no {file} in its folder or among the built-in recipes"
+            raise UsageError(f"{path} extends {base}, but {where}")
+        path = found[0]
+
+
+def _merged(chain: Chain, flags: Flags = NO_FLAGS, spelled: Spelling = as_flag) -> Config:
+    """Build the config of a recipe. Tables are merged key by key; other values are replaced."""
+    merged: dict[str, Any] = {}
+    for _, table in reversed(chain):
+        merged["goal"] = ""  # the only field that is not inherited
+        for key, value in table.items():
+            both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+            merged[key] = merged[key] | value if both else value
+    merged["extends"] = chain[1][0].stem if chain[1:] else ""
+    path, _ = chain[0]
+    return from_table(path.stem, merged, f"{path}: ", flags, spelled)
+
+
+def _warn(path: Path, table: dict[str, Any], config: Config, flags: Flags) -> None:
+    """Warn if a recipe adds ReLU to the logits, or sets a field that has no effect.
+
+    Args:
+        path: file of the recipe.
+        table: the fields that the file itself sets.
+        config: the complete recipe.
+        flags: fields that override the recipe. Their tables are not checked.
+    """
+    last = [layer for layer in config.network if isinstance(layer, Conv)][-1:]
+    if last and last[0].relu:
+        why = "the last convolution has relu = true, so logits cannot be negative"
+        print_error(f"warning: {path}: {why}")
+    overridden = {flag.partition(".")[0] for flag in flags}
+    own = flatten({key: value for key, value in table.items() if key not in overridden})
+    for problem in without_effect(own, FIELDS, own):
+        print_error(f"warning: {path}: {problem}")
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file in UTF-8. A byte-order mark and CRLF line endings are allowed."""
     try:
-        if (text := _decoded(path, read_bytes(path, LARGEST))).count(".") > MOST_DOTS:
+        content = read_bytes(path, MAX_BYTES)
+        if b"\0" in content:
+            wrong = "contains zero bytes, like UTF-16 and UTF-32 files"
+            raise UsageError(f"{path} {wrong}. Save it as UTF-8.")
+        text = content.decode("utf-8-sig")
+        if text.count(".") > MAX_DOTS:
             raise RecursionError
         return tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        byte = f"line {line} contains the byte 0x{error.object[error.start]:02x}"
+        raise UsageError(f"{path} is not encoded in UTF-8: {byte}. Save it as UTF-8.") from error
     except RecursionError as error:
         raise UsageError(f"{path} is nested too deeply") from error
-    except (
-        ValueError
-    ) as error:  # TOMLDecodeError is one, and so is what Python says of bytes and long numbers
+    except ValueError as error:  # also raised by int() for numbers with too many digits
         raise UsageError(f"{path} is not valid TOML: {error}") from error
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _decoded(path: Path, content: bytes) -> str:
-    """Decode a file's content. Name the encoding if it is not UTF-8."""
-    for mark, encoding in ENCODINGS.items():
-        if content.startswith(mark):
-            raise UsageError(f"{path} is encoded in {encoding}. Save it as UTF-8.")
-    if b"\0" in content:  # UTF-16 without a mark has a zero in each ASCII character
-        raise UsageError(f"{path} contains zero bytes, as UTF-16 does. Save it as UTF-8.")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        found = f"line {line} has the byte 0x{content[error.start]:02x}"
-        raise UsageError(f"{path} is not encoded in UTF-8: {found}. Save it as UTF-8.") from error
-
-
-def _extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    """A recipe's table laid over the one that it extends, which is sought beside it, then among the built-in ones."""
-    if path.resolve() in seen:
-        raise UsageError(f"{path} extends itself: {' -> '.join(p.name for p in (*seen, path))}")
-    table = _table(path)
-    base = table.pop("extends", None)
-    if base is None:
-        return table
-    file = f"{base}".removesuffix(".toml") + ".toml"
-    candidates = [
-        folder / file for folder in (path.parent, recipe_folder()) if (folder / file).is_file()
-    ]
-    if not candidates:
-        raise UsageError(
-            f"{path} extends {base}, and there is no {file} beside it or among the built-in recipes"
-        )
-    merged = _extended(candidates[0], (*seen, path.resolve()))
-    merged |= {"extends": candidates[0].stem, "goal": ""}
-    for key, value in table.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = merged[key] | value if both else value
-    return merged

@@ -1,6 +1,6 @@
-"""The kinds of layers: what a recipe says of each, its shape rule, and its Flax module. A new kind is added here alone.
+"""Define the layers of a network: the fields of each kind in a recipe, and the rules for shapes.
 
-Nothing here imports JAX before a module is built: recipes are checked and tabled without it.
+The Flax module of each kind is in `nn.modules`. This module does not import JAX.
 """
 
 from abc import ABC, abstractmethod
@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator
+from pydantic import Discriminator, NonNegativeInt, PositiveInt, Tag, field_validator
 
-from jaxdrill.config.schema import Table
+from jaxdrill.config.schema import Fraction, StrictModel
 from jaxdrill.errors import UsageError
 
 SIDE, CLASSES = 28, 10
@@ -19,33 +19,34 @@ SIDE, CLASSES = 28, 10
 
 @dataclass(frozen=True)
 class LayerShape:
-    """What shapes out of a layer, and what the layers so far add up to, for one image.
+    """Shape of a layer's output for one image, and totals over all layers up to this one.
 
-    The receptive field grows by (kernel - 1) times the product of the strides so far (Araujo et al., 2019).
+    The receptive field grows by (kernel - 1) times the product of the previous strides (Araujo et
+    al., 2019).
     """
 
-    side: int = 28  # pixels
+    side: int = SIDE  # pixels
     channels: int = 1
-    receptive_field: int = 1  # side, pixels of the input
-    stride: int = 1  # pixels of the input between neighbours
+    receptive_field: int = 1  # side, pixels of the input image
+    stride: int = 1  # pixels of the input image between neighbouring outputs
     parameters: int = 0
-    macs: int = 0  # multiply-adds of the convolutions
+    macs: int = 0  # multiply-accumulate operations of the convolutions
     activations: int = 0  # values in the outputs of the layers
     patches: int = 0  # values in the patches of the convolutions
 
 
-class Layer(Table, ABC):
-    """A layer of the network. Its kind is the key that only it has."""
+class Layer(StrictModel, ABC):
+    """Base class of the layers. The kind of a layer is the name of a field that only it has."""
 
     kind: ClassVar[str]
 
     @abstractmethod
     def text(self) -> str:
-        """The layer in words, for the layer table."""
+        """Describe the layer for the layer table."""
 
     @abstractmethod
     def shape(self, before: LayerShape) -> LayerShape:
-        """What shapes out of the layer.
+        """Return the shape of the output for an input of shape `before`.
 
         Raises:
             UsageError: the layer does not fit its input.
@@ -53,86 +54,89 @@ class Layer(Table, ABC):
 
 
 class Conv(Layer):
-    """A convolution of stride 1 without bias, then ReLU, batch norm and dropout where asked, in this order.
+    """Convolution with stride 1 and without bias, then optional ReLU, batch norm and dropout.
 
-    A separable one mixes the channels by a 1x1 kernel and then filters each by itself, with nothing in between (Haase
-    and Amthor, "Rethinking depthwise separable convolutions", 2020): the order that does better here.
+    A separable convolution applies a 1x1 convolution, then one filter per channel, without anything
+    in between (Haase and Amthor, "Rethinking depthwise separable convolutions", 2020). This order
+    is more accurate here.
     """
 
     kind = "conv"
-    conv: int = Field(ge=1, description="output channels")
-    kernel: int = Field(default=3, ge=1, description="side of the kernel")
-    padding: int = Field(default=0, ge=0, description="zeros added on each side")
-    separable: bool = Field(default=False, description="a 1x1 kernel, then a filter a channel")
-    relu: bool = Field(
-        default=True,
-        description="ReLU after the convolution; false by default in the network's last one",
-    )
-    batch_norm: bool = Field(default=False, description="batch norm after the ReLU")
-    dropout: float = Field(
-        default=0.0, ge=0, lt=1, description="probability of zeroing a value at the end"
-    )
+    conv: PositiveInt
+    """number of output channels"""
+    kernel: PositiveInt = 3
+    """side of the kernel, in pixels"""
+    padding: NonNegativeInt = 0
+    """zeros added on each side, in pixels"""
+    separable: bool = False
+    """use a 1x1 convolution followed by one filter per channel"""
+    relu: bool = True
+    """apply ReLU after the convolution; the default is false in the last convolution"""
+    batch_norm: bool = False
+    """apply batch norm after the ReLU"""
+    dropout: Fraction = 0.0
+    """dropout rate at the end"""
 
     @field_validator("dropout")
     @classmethod
-    def _drawn_with_16_bits(cls, rate: float) -> float:
+    def _has_16_bits(cls, rate: float) -> float:
         if rate and not 1 <= round(rate * 65536) <= 65535:
-            raise ValueError("allowed: 0, or a number from 1/65536 to 65535/65536")
+            raise ValueError("0, or a number from 1/65536 to 65535/65536")
         return rate
 
     def text(self) -> str:
-        """The layer in words, for the layer table."""
-        options = " relu" * self.relu + " batch_norm" * self.batch_norm
-        options += f" dropout {self.dropout:g}" if self.dropout else ""
-        return f"{self.kernel}x{self.kernel} {'separable ' * self.separable}conv{options}"
+        """Describe the layer for the layer table."""
+        size, separable = f"{self.kernel}x{self.kernel}", " separable" * self.separable
+        dropout = f" dropout {self.dropout:g}" if self.dropout else ""
+        return (
+            f"{size}{separable} conv{' relu' * self.relu}{' batch_norm' * self.batch_norm}{dropout}"
+        )
 
     def shape(self, before: LayerShape) -> LayerShape:
-        """What shapes out of the layer."""
-        side = _window(self.kernel, before.side + 2 * self.padding)
-        positions, patch = side**2, self.kernel**2 * before.channels
+        """Return the shape of the output."""
+        side = _num_positions(self.kernel, before.side + 2 * self.padding)
+        patch = self.kernel**2 * before.channels
         weights = (before.channels + self.kernel**2 if self.separable else patch) * self.conv
-        return LayerShape(
-            side,
-            self.conv,
-            before.receptive_field + (self.kernel - 1) * before.stride,
-            before.stride,
-            before.parameters + weights + 2 * self.conv * self.batch_norm,
-            before.macs + positions * weights,
-            before.activations + positions * self.conv,
-            before.patches + positions * patch,
+        return replace(
+            before,
+            side=side,
+            channels=self.conv,
+            receptive_field=before.receptive_field + (self.kernel - 1) * before.stride,
+            parameters=before.parameters + weights + 2 * self.conv * self.batch_norm,
+            macs=before.macs + side**2 * weights,
+            activations=before.activations + side**2 * self.conv,
+            patches=before.patches + side**2 * patch,
         )
 
 
 class Pool(Layer):
-    """Pooling over squares that do not overlap; rows and columns left over are dropped."""
+    """Pooling over windows that do not overlap. Remaining rows and columns are dropped."""
 
     kind = "pool"
-    pool: Literal["max", "average"] = Field(description="which pooling")
-    size: int = Field(default=2, ge=1, description="side of the square")
+    pool: Literal["max", "average"]
+    """type of pooling"""
+    size: PositiveInt = 2
+    """side of the window, in pixels"""
 
     def text(self) -> str:
-        """The layer in words, for the layer table."""
+        """Describe the layer for the layer table."""
         return f"{self.size}x{self.size} {self.pool} pool"
 
     def shape(self, before: LayerShape) -> LayerShape:
-        """What shapes out of the layer."""
-        _window(self.size, before.side)
-        side, field = (
-            before.side // self.size,
-            before.receptive_field + (self.size - 1) * before.stride,
-        )
-        activations = before.activations + side**2 * before.channels
+        """Return the shape of the output."""
+        _num_positions(self.size, before.side)  # raises if the window is too large
+        side = before.side // self.size
         return replace(
             before,
             side=side,
-            receptive_field=field,
+            receptive_field=before.receptive_field + (self.size - 1) * before.stride,
             stride=before.stride * self.size,
-            activations=activations,
+            activations=before.activations + side**2 * before.channels,
         )
 
 
-def _window(size: int, side: int) -> int:
-    """How many positions a window of `size` has in each direction of an input of `side` pixels."""
+def _num_positions(size: int, side: int) -> int:
+    """Return the number of positions of a window in each direction of an input of `side` pixels."""
     if size > side:
         raise UsageError(
             f"is {size}x{size}, larger than its input of {side}x{side}; make it smaller"
@@ -140,11 +144,13 @@ def _window(size: int, side: int) -> int:
     return side - size + 1
 
 
+# To add a layer: define it above, add it here and to AnyLayer, and add its Flax module to
+# nn/modules.py.
 KINDS: dict[str, type[Layer]] = {layer.kind: layer for layer in (Conv, Pool)}
 
 
 def kind_of(table: Any) -> str | None:
-    """The kind of a layer, or of a recipe's table of one; None if it has none, or several."""
+    """Return the kind of a layer or of its table in a recipe, or None if it is not unique."""
     if isinstance(table, Layer):
         return table.kind
     kinds = [kind for kind in KINDS if isinstance(table, Mapping) and kind in table]
@@ -152,25 +158,26 @@ def kind_of(table: Any) -> str | None:
 
 
 AnyLayer = Annotated[
-    Annotated[Conv, Tag("conv")] | Annotated[Pool, Tag("pool")], Discriminator(kind_of)
+    Annotated[Conv, Tag("conv")] | Annotated[Pool, Tag("pool")],
+    Discriminator(kind_of, "layer", f"a layer with one of {', '.join(KINDS)}"),
 ]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the layer table."""
+    """One row of the layer table."""
 
     name: str  # as in the weights: conv1, pool1
     layer: str
     side: int  # of the output, pixels
     channels: int
-    receptive_field: int  # side, pixels of the input
+    receptive_field: int  # side, pixels of the input image
     parameters: int
-    macs: int  # multiply-adds of one image
+    macs: int  # multiply-accumulate operations for one image
 
 
 def layer_names(network: Sequence[Layer]) -> list[str]:
-    """conv1, conv2, pool1 and so on, each kind counted from 1."""
+    """Return the names of the layers, such as conv1, conv2, pool1. Each kind is counted from 1."""
     counts: Counter[str] = Counter()
     names = []
     for layer in network:
@@ -180,12 +187,12 @@ def layer_names(network: Sequence[Layer]) -> list[str]:
 
 
 def infer_shapes(network: Sequence[Layer]) -> list[LayerShape]:
-    """What shapes into the network, and out of each layer.
+    """Return the shape of the network's input, then the shape of each layer's output.
 
     Raises:
-        UsageError: a layer does not fit its input, or the end is not 1x1x10.
+        UsageError: a layer does not fit its input, or the output is not 1x1x10.
     """
-    shapes = [LayerShape(SIDE, 1)]
+    shapes = [LayerShape()]
     for number, layer in enumerate(network, start=1):
         try:
             shapes.append(layer.shape(shapes[-1]))
@@ -193,15 +200,17 @@ def infer_shapes(network: Sequence[Layer]) -> list[LayerShape]:
             raise UsageError(f"network[{number}] {error}") from error
     end = shapes[-1]
     if (end.side, end.channels) != (1, CLASSES):
+        found, wanted = f"{end.side}x{end.side}x{end.channels}", f"1x1x{CLASSES}"
         raise UsageError(
-            f"the network ends in {end.side}x{end.side}x{end.channels}; it must end in 1x1x{CLASSES}, one value a class"
+            f"the network ends in {found}; it must end in {wanted}, one value per class"
         )
     return shapes
 
 
 def layer_table(network: Sequence[Layer]) -> list[Row]:
-    """The network layer by layer; raises as `infer_shapes`."""
+    """Return one row per layer. Raise the errors of `infer_shapes`."""
     shapes = infer_shapes(network)
+    layers = zip(layer_names(network), network, shapes[:-1], shapes[1:], strict=True)
     return [
         Row(
             name,
@@ -212,12 +221,10 @@ def layer_table(network: Sequence[Layer]) -> list[Row]:
             after.parameters - before.parameters,
             after.macs - before.macs,
         )
-        for name, layer, before, after in zip(
-            layer_names(network), network, shapes, shapes[1:], strict=False
-        )
+        for name, layer, before, after in layers
     ]
 
 
 def count_parameters(network: Sequence[Layer]) -> int:
-    """All trained values, batch norm's scale and bias included."""
+    """Return the number of trained values, including the scale and bias of batch norms."""
     return infer_shapes(network)[-1].parameters

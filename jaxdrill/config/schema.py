@@ -1,160 +1,174 @@
-"""Typed tables: pydantic models whose errors are one line, with what is allowed and the nearest right name."""
+"""Describe the fields of a recipe: types, bounds, conditions, and texts for `--help`."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
 
-from jaxdrill.errors import nearest
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Seeds = int | tuple[int, ...]  # a number of seeds, or the seeds
+BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
-class Table(BaseModel):
-    """A table of a recipe: immutable, finite numbers only, nothing unknown, no type converted but int to float."""
+class StrictModel(BaseModel):
+    """Base class of a recipe's tables. Immutable, without unknown keys, infinities or NaN.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    The only type conversion is from int to float.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
 
 
 @dataclass(frozen=True)
 class OnlyWith:
-    """Metadata of a field that has an effect only if another field of its table has a certain value."""
+    """Metadata of a field that has an effect only if another field has a certain value."""
 
-    names: tuple[str, ...]  # of the other fields; one of them is enough
-    values: tuple[str, ...] = ()  # any but 0 if empty
+    names: tuple[str, ...]  # dotted names of the other fields; one of them is enough
+    values: tuple[str, ...] = ()  # values that give the field an effect; empty for any above 0
 
-    def holds(self, table: Mapping[str, Any]) -> bool:
-        """Return False if the values of a table, which may be incomplete, leave the field without an effect."""
-        held = [table[name] for name in self.names if name in table]
-        return not held or any(value in self.values if self.values else value for value in held)
+    def holds(self, values: Mapping[str, Any]) -> bool:
+        """Return False if the field has no effect.
 
-    def words(self, written: Callable[[str], str] = str) -> str:
-        """Return the condition as text, such as `schedule.name step or exponential`; `written` formats a name."""
-        return f"{_either(map(written, self.names))} {_either(self.values) or 'above 0'}"
+        Args:
+            values: values by dotted name. Fields that are missing are not considered.
+        """
+        others = [values[name] for name in self.names if name in values]
+        return not others or any(v in self.values if self.values else v for v in others)
 
+    def describe(self, spelled: Callable[[str], str] = str) -> str:
+        """Return the condition as text, such as `schedule.name step or exponential`.
 
-def conditions(info: FieldInfo) -> list[OnlyWith]:
-    """Return all conditions for an effect of a field; every one must hold."""
-    return [rule for rule in info.metadata if isinstance(rule, OnlyWith)]
-
-
-def describe(info: FieldInfo) -> str:
-    """Return what `--help` says of a field, without its default."""
-    needs = [f"only with {rule.words()}" for rule in conditions(info)]
-    return "; ".join([f"{info.description}", *needs, allowed(info)])
+        Args:
+            spelled: formats a dotted name.
+        """
+        return f"{_join_or(map(spelled, self.names))} {_join_or(self.values) or 'above 0'}"
 
 
-def _either(words: Iterable[str]) -> str:
-    *first, last = [*words] or [""]
-    return f"{', '.join(first)} or {last}" if first else last
+class FieldType(NamedTuple):
+    """A type in `--help` and in messages, and how the text of a flag is converted to it."""
+
+    metavar: str
+    words: str
+    converters: tuple[Callable[[str], Any], ...]  # the first one that succeeds is used
+
+
+def _boolean(text: str) -> bool:
+    return {"true": True, "false": False}[text.lower()]
+
+
+def _integers(text: str) -> list[int]:
+    return [int(part) for part in text.removesuffix(",").split(",")]
+
+
+TYPES: dict[Any, FieldType] = {
+    bool: FieldType("true|false", "true or false", (_boolean,)),
+    int: FieldType("INT", "an integer", (int,)),
+    float: FieldType("FLOAT", "a number", (int, float)),
+    str: FieldType("TEXT", "text", ()),
+    Seeds: FieldType("INT|INT,INT,...", "an integer or a list of integers", (int, _integers)),
+}
+
+
+def model_fields(model: type[StrictModel], prefix: str = "") -> dict[str, FieldInfo]:
+    """Return the fields of a model and of the tables in it by dotted name."""
+    fields = {}
+    for name, info in model.model_fields.items():
+        fields[prefix + name] = info
+        if isinstance(info.annotation, type) and issubclass(info.annotation, StrictModel):
+            fields |= model_fields(info.annotation, f"{prefix}{name}.")
+    return fields
+
+
+def choices(info: FieldInfo) -> tuple[str, ...]:
+    """Return the allowed texts of a field, or an empty tuple if the field is not an enumeration."""
+    return get_args(info.annotation) if get_origin(info.annotation) is Literal else ()
+
+
+def metavar(info: FieldInfo) -> str:
+    """Return the type of a field for `--help`, such as `INT`, `true|false` or `sgd|adam`."""
+    return "|".join(choices(info)) or TYPES[info.annotation].metavar
 
 
 def allowed(info: FieldInfo) -> str:
-    """What a field may hold, in words."""
-    kind = info.annotation
-    if get_origin(kind) is Literal:
-        return "one of " + ", ".join(get_args(kind))
-    if kind not in (int, float):
-        return {bool: "true or false", str: "text"}.get(kind, "a table")  # type: ignore[arg-type]
-    words = "a whole number" if kind is int else "a number"
-    bounds = {
-        name: getattr(rule, name)
-        for rule in info.metadata
-        for name in ("ge", "gt", "le", "lt")
-        if hasattr(rule, name)
-    }
-    low = (
-        f"from {bounds['ge']}"
-        if "ge" in bounds
-        else f"above {bounds['gt']}"
-        if "gt" in bounds
-        else ""
-    )
-    high = (
-        f"to {bounds['le']}"
-        if "le" in bounds
-        else f"to below {bounds['lt']}"
-        if "lt" in bounds
-        else ""
-    )
-    if low.startswith("above") and high:
-        high = "and " + high.replace("to below", "below").replace("to ", "up to ")
-    if low.startswith("from") and not high:
-        return f"{words} of at least {bounds['ge']}"
-    return " ".join(filter(None, (words, low, high)))
+    """Return the values that a field allows, such as `a number >= 0 and < 1`."""
+    if choices(info):
+        return "one of " + ", ".join(choices(info))
+    if info.annotation not in TYPES:
+        return "a table"
+    return f"{TYPES[info.annotation].words} {_bounds(info)}".rstrip()
+
+
+def describe(info: FieldInfo) -> str:
+    """Return the text of a field in `--help`, without its type and default."""
+    conditions = [f"only with {rule.describe()}" for rule in _conditions(info)]
+    about = " ".join((info.description or "").split())
+    return "; ".join(filter(None, (about, _bounds(info), *conditions)))
 
 
 def parse_text(info: FieldInfo, text: str) -> Any:
-    """The text of a flag as a value of the field's type; text that is none stays text, and is refused later."""
-    if info.annotation is bool:
-        return {"true": True, "false": False}.get(text.lower(), text)
-    for kind in (int, float) if info.annotation in (int, float) else ():
-        try:
-            return kind(text)
-        except ValueError:
-            continue
+    """Convert the text of a flag to the type of a field. Return the text if this is impossible."""
+    for convert in TYPES[info.annotation].converters if info.annotation in TYPES else ():
+        with suppress(ValueError, KeyError):
+            return convert(text)
     return text
 
 
-def explain(
-    error: ValidationError, model: type[Table], tagged: Mapping[str, type[Table]]
-) -> tuple[tuple[str, ...], str, str]:
-    """The first error of a table.
+def as_text(value: Any) -> str:
+    """Return the value of a field as the text of a flag. This is the inverse of `parse_text`."""
+    if isinstance(value, bool):
+        return f"{value}".lower()
+    if isinstance(value, tuple | list):  # The comma tells a list of one seed from a count.
+        return ",".join(map(str, value)) + "," * (len(value) == 1)
+    return f"{value}"
+
+
+def without_effect(
+    names: Iterable[str],
+    fields: Mapping[str, FieldInfo],
+    values: Mapping[str, Any],
+    spelled: Callable[[str], str] = str,
+) -> Iterator[str]:
+    """Yield a message for each field that has no effect.
 
     Args:
-        error: what pydantic raised for `model`.
-        model: the class of the whole table.
-        tagged: the classes of a tagged union by their tag, which pydantic puts behind an index.
-
-    Returns:
-        The path of the field's names, without indices; the path as text, as in `network[2].kernel`; what is wrong.
+        names: dotted names of the fields to check.
+        fields: all fields by dotted name.
+        values: values by dotted name, of all fields or of some.
+        spelled: formats a dotted name for the message.
     """
-    details = error.errors()[0]
-    names, text, info = (), "", None
-    for part in details["loc"]:
-        if isinstance(part, int):
-            text += f"[{part + 1}]"
-        elif text.endswith("]") and model not in tagged.values():
-            model = tagged[part]
-        else:
-            known, info = model.model_fields, model.model_fields.get(part)
-            names, text = (*names, part), f"{text}.{part}".lstrip(".")
-            if info is None:
-                return names, text, f"is unknown{nearest(part, _names(known))}"
-            if isinstance(info.annotation, type) and issubclass(info.annotation, Table):
-                model = info.annotation
-    return names, text, _wrong(details, info)
+    for name in names:
+        for rule in _conditions(fields[name]) if name in fields else ():
+            if not rule.holds(values):
+                needed = rule.describe(spelled)
+                yield (
+                    f"{spelled(name)} has no effect: it needs {needed}. "
+                    "Remove it, or add what it needs."
+                )
 
 
-def _names(fields: Mapping[str, FieldInfo]) -> list[str]:
-    """Return the names of a table's fields, and the dotted names of the fields of tables in it."""
-    tables = {
-        name: info.annotation for name, info in fields.items() if isinstance(info.annotation, type)
-    }
-    inner = [
-        f"{name}.{key}"
-        for name, kind in tables.items()
-        if issubclass(kind, Table)
-        for key in kind.model_fields
-    ]
-    return [*fields, *inner]
+def _conditions(info: FieldInfo) -> list[OnlyWith]:
+    """Return the conditions for an effect of a field. All of them must hold."""
+    return [rule for rule in info.metadata if isinstance(rule, OnlyWith)]
 
 
-def _wrong(details: ErrorDetails, info: FieldInfo | None) -> str:
-    """What is wrong with a known field."""
-    if details["type"] == "missing":
-        return "is missing"
-    if details["type"] == "value_error":
-        return f"is {_short(details['input'])}; {details['ctx']['error']}"  # type: ignore[typeddict-item]
-    if info is None or details["type"].startswith("union_tag"):
-        return f"is {_short(details['input'])}"
-    words, value = allowed(info), details["input"]
-    choices = get_args(info.annotation) if get_origin(info.annotation) is Literal else ()
-    return f"is {_short(value)}; allowed: {words}{nearest(value, choices) if isinstance(value, str) else ''}"
+def _bounds(info: FieldInfo) -> str:
+    return " and ".join(
+        f"{sign} {getattr(rule, name)}"
+        for rule in info.metadata
+        for name, sign in BOUNDS.items()
+        if hasattr(rule, name)
+    )
 
 
-def _short(value: Any) -> str:
-    """A value as Python writes it, or the beginning of that."""
-    text = repr(value)
-    return text if len(text) <= 100 else text[:97] + "..."
+def _join_or(words: Iterable[str]) -> str:
+    *first, last = [*words] or [""]
+    return f"{', '.join(first)} or {last}" if first else last

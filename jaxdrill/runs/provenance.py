@@ -57,7 +57,7 @@ def describe_run(
     """
     session = {
         "command": command,
-        "seeds": list(range(config.seed, config.seed + config.seeds)),
+        "seeds": config.seed_list,
         "versions": {"python": platform.python_version(), "jaxdrill": __version__}
         | _library_versions(),
         "devices": [

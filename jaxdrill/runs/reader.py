@@ -113,7 +113,7 @@ def read(folder: Path) -> Run:
         config = from_file(folder / "config.json")
         shown = _read_images(folder)
         again = f"finish it with: {shlex.join(metadata['command'])}"
-        requested = metadata.get("seeds") or range(config.seed, config.seed + config.seeds)
+        requested = metadata.get("seeds") or config.seed_list
         curves, left_out = _curves(folder, config, requested, f"{metadata['split']}_", again)
     except (ValueError, KeyError, AttributeError, TypeError, OSError, UsageError) as error:
         raise RunError(

@@ -93,7 +93,7 @@ def _read_run(
     if mended:
         print_error(f"{workdir / 'metrics.jsonl'} was damaged; it is mended from the checkpoints")
         folder.write_rows(workdir, rows)
-    for seed in range(config.seed, config.seed + config.seeds):
+    for seed in config.seed_list:
         done = max([row["epoch"] + 1 for row in rows if row["seed"] == seed], default=0)
         if seed in latest:
             done = -(-latest[seed].step // steps_per_epoch)

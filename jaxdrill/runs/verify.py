@@ -69,7 +69,7 @@ def verify(
     """
     config = recipe_of(run)
     seeds, epochs = session.first_group(config), min(epochs, config.epochs)
-    config = config.model_copy(update={"seed": seeds[0], "seeds": len(seeds)})
+    config = config.model_copy(update={"seed": seeds[0], "seeds": tuple(seeds)})
     told = f"{epochs} epoch(s) of seed(s) {', '.join(map(str, seeds))}"
     with tempfile.TemporaryDirectory(prefix="jaxdrill_verify_") as folder:
         whole, cut = Path(folder) / "whole", Path(folder) / "cut"

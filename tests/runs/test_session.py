@@ -70,7 +70,7 @@ def test_the_folder(finished):
         assert row["test_examples"] == 360 and row["learning_rate"] == 0.01 and row["seconds"] > 0
         assert 0 <= row["train_accuracy"] <= 1 and 0 <= row["test_accuracy"] <= 1
     metadata = json.loads((finished / "run.json").read_text())
-    assert metadata["command"][:4] == ["python", "-m", "jaxdrill.main", "--step"]
+    assert metadata["command"][:3] == ["jaxdrill", "train", "--step"]
     assert (metadata["step"], metadata["dataset"], metadata["split"]) == ("tiny", "digits", "test")
     assert (metadata["parameters"], metadata["matmul_precision"]) == (
         25 * 4 + 8 + 36 * 4 * 10,
@@ -274,7 +274,8 @@ def test_every_session_and_seed_is_recorded(command, tmp_path, capsys):
     assert told("--seed", 4, "--seeds", 2) == ((1, 5), [first, second])
     assert told("--seed", 8) == ((1, [1, 2, 3, 4, 5, 8]), [first, second, third])
     recipe, run = from_file(folder / "config.json"), read(folder)
-    assert (recipe.seed, recipe.seeds, run.seeds, run.left_out) == (1, 5, [1, 2, 3, 4, 5, 8], [])
+    every = [1, 2, 3, 4, 5, 8]
+    assert (recipe.seed_list, run.seeds, run.left_out) == (every, every, [])
     assert not [line for line in caveats([run]) if "sessions with different versions" in line]
     assert [row[1].split("--epochs 1 ")[1] for row in sessions([run]).rows] == [
         "--seeds 3",

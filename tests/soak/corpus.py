@@ -25,7 +25,7 @@ from soak.mutations import (
 from jaxdrill import array_files, config, data, weights
 from jaxdrill.data import idx
 from jaxdrill.predict import read_picture
-from jaxdrill.report import page
+from jaxdrill import report
 from jaxdrill.runs import checkpoints, provenance, reader, resume
 
 
