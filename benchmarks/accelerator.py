@@ -68,7 +68,9 @@ def run(config: Config, dataset: data.Dataset, epochs: int) -> dict[str, Any]:
     trainer = Trainer(config, dataset, len(config.seed_list))
     compile_seconds = trainer.compile()
     began = time.perf_counter()
-    results = [replace(each, logits=np.zeros(0)) for each in fit(trainer, dataset, config.seed_list)]
+    results = [
+        replace(each, logits=np.zeros(0)) for each in fit(trainer, dataset, config.seed_list)
+    ]
     elapsed = time.perf_counter() - began
     accuracies = [
         (np.asarray(r.test.correct) / np.asarray(r.test.count)).round(6).tolist() for r in results
@@ -211,7 +213,10 @@ def main() -> None:
     part("many_seeds", lambda: strategy("auto", "auto", options.many, options.epochs))
     for name in options.drill:
         each = recipes.load(name).model_copy(update={"seeds": options.drill_seeds})
-        part(f"drill_{each.name}", lambda each=each: run(each, dataset, min(each.epochs, options.epochs)))
+        part(
+            f"drill_{each.name}",
+            lambda each=each: run(each, dataset, min(each.epochs, options.epochs)),
+        )
     part("pytorch_epoch", lambda: pytorch(recipe, dataset))
     part("work_of_a_step", lambda: work(recipe, dataset))
     for epoch, convolution, seeds in (

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks import compare
 from jaxdrill.files import write_text
-from jaxdrill.report import plots, summary
+from jaxdrill.report import plots, summary, tables
 from jaxdrill.report.analysis import Analysis, group_runs
 from jaxdrill.runs import reader
 
@@ -43,12 +43,11 @@ def short_table(analyses: Sequence[Analysis]) -> str:
         "| --- | --: | --: | --: | --- |",
     ]
     for each in analyses:
-        last, parameters = each.last, each.run.metadata["parameters"]
-        low, high = (f"{100 * bound:.2f}" for bound in last.interval)
-        verdict = each.comparison.verdict if each.comparison else "-"
+        parameters, verdict = each.run.metadata["parameters"], each.change and each.change.verdict
+        low, high = (f"{100 * bound:.2f}" for bound in each.last.interval or (0, 0))
         lines.append(
-            f"| {each.label} | {parameters:,} | {100 * last.mean:.2f} ± {100 * last.sd:.2f} | "
-            f"{low} to {high} | {verdict} |"
+            f"| {each.label} | {parameters:,} | {tables.percent(each.last)} | "
+            f"{low} to {high} | {verdict or "-"} |"
         )
     return "\n".join(lines)
 
@@ -79,12 +78,12 @@ def main() -> None:
     """Rewrite the files."""
     analyses = group_runs(reader.read_all([FOLDER]))[0]
     write_text(PICTURE, plots.ladder(analyses, 8.5).replace(">", f">{COLOURS}", 1))
-    tables = {
+    new_tables = {
         README: [short_table(analyses)],
         RESULTS: summary([FOLDER]).split("\n\n"),
         SPEED: [speed_table(json.loads(MEASURED.read_text()))],
     }
-    for file, new in tables.items():
+    for file, new in new_tables.items():
         write_text(file, replace_tables(file.read_text(encoding="utf-8"), new))
 
 

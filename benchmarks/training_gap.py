@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxdrill.training.lowering import training_subset
 
 from jaxdrill import data, weights
 from jaxdrill.errors import Parser, exit_code
 from jaxdrill.files import write_text
 from jaxdrill.report import statistics
 from jaxdrill.runs.reader import Run, read_all
+from jaxdrill.training.fit import training_subset
 
 BATCH = 1000
 

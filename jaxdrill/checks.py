@@ -137,7 +137,7 @@ def _compare(accuracies: "np.ndarray", minimum: float, alpha: float | None) -> t
         return False, f"{measured}, below {wanted}"
     if alpha is None:
         return True, f"{measured}, at least {wanted}"
-    p_value = statistics.above(accuracies, minimum)
+    p_value = statistics.one_sided_p_value(accuracies, minimum)
     if p_value is None:
         few = seeds < statistics.MIN_SEEDS
         why = "a test needs at least 3 seeds" if few else "all seeds are equal"

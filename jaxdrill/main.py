@@ -14,9 +14,8 @@ from pathlib import Path
 from shutil import get_terminal_size
 
 from jaxdrill import checks, config
-from jaxdrill.config.layers import layer_table
 from jaxdrill.config.schema import as_text, describe, metavar
-from jaxdrill.errors import Parser, UsageError, exit_code, say, show
+from jaxdrill.errors import Parser, UsageError, exit_code, say
 
 COMMANDS = {
     "train": "train steps of the drill or your own recipes",
@@ -183,6 +182,23 @@ def run(arguments: list[str]) -> None:
             report = shlex.join(["jaxdrill", "report", f"{parent if several else folders[0]}"])
             width = get_terminal_size((100, 24)).columns
             say("", *summary(folders, width).splitlines(), "", f"report: {report}")
+
+
+def _print_recipe(recipe: config.Config, base: config.Config | None) -> None:
+    """Print a recipe and its layer table. Mark what differs from the recipe that it extends."""
+    old = {name: value for name, _, value in config.options(base)} if base else {}
+    show(f"{recipe.name}  (* differs from {base.name})" if base else recipe.name)
+    for name, _, value in config.options(recipe):
+        mark = "*" if base and old[name] != value else " "
+        show(f"{mark} {config.as_flag(name)} {shlex.quote(as_text(value))}")
+    show(f"  {'layer':42} {'output':>12} {'receptive field':>16} {'parameters':>11}")
+    rows = layer_table(recipe.network)
+    for number, (layer, row) in enumerate(zip(recipe.network, rows, strict=True)):
+        mark = "*" if base and (layer,) != base.network[number : number + 1] else " "
+        output = f"{row.side}x{row.side}x{row.channels}"
+        field = f"{row.receptive_field}x{row.receptive_field}"
+        show(f"{mark} {row.layer:42} {output:>12} {field:>16} {row.parameters:11,}")
+    show(f"  {'total':42} {'':12} {'':16} {sum(row.parameters for row in rows):11,}")
 
 
 if __name__ == "__main__":

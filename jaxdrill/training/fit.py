@@ -140,6 +140,11 @@ def evaluate(
     return processes.to_host(totals), np.concatenate(logits, axis=1)
 
 
+def training_subset(count: int) -> np.ndarray:
+    """Return the indices, int64[N], of the training images that `evaluate_training` uses."""
+    return np.linspace(0, count - 1, min(count, TRAINING_SUBSET)).round().astype(np.int64)
+
+
 def evaluate_training(trainer: Trainer, state: TrainState, dataset: Dataset) -> Metrics:
     """Evaluate training images without dropout and augmentation, each once.
 
@@ -147,7 +152,6 @@ def evaluate_training(trainer: Trainer, state: TrainState, dataset: Dataset) -> 
         The metrics of each seed over all training images, or TRAINING_SUBSET evenly spaced ones
         (evenly spaced, because a user's files may be sorted by class).
     """
-    count = len(dataset.train_labels)
-    subset = np.linspace(0, count - 1, min(count, TRAINING_SUBSET)).round().astype(np.int64)
+    subset = training_subset(len(dataset.train_labels))
     images, labels = dataset.train_images[subset], dataset.train_labels[subset]
     return evaluate(trainer, state, evaluation_batches(trainer, images, labels))[0]

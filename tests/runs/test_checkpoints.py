@@ -6,13 +6,13 @@ import chex
 import jax
 import numpy as np
 import pytest
+from jaxdrill.training.program import Program, Progress
 from safetensors.numpy import load_file, save_file
 
 from jaxdrill import array_files
 from jaxdrill.errors import RunError
 from jaxdrill.runs import checkpoints
 from jaxdrill.runs.checkpoints import Checkpoints
-from jaxdrill.training.program import Program, Progress
 
 ABOUT = {
     "seeds": [5, 6],

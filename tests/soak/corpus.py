@@ -25,7 +25,6 @@ from soak.mutations import (
 from jaxdrill import array_files, config, data, weights
 from jaxdrill.data import idx
 from jaxdrill.predict import read_picture
-from jaxdrill import report
 from jaxdrill.runs import checkpoints, provenance, reader, resume
 
 
@@ -73,7 +72,7 @@ def corpus(base: Path) -> list[Case]:
 
     def report() -> object:
         # No pictures: they run JAX, which does not work in a fork.
-        return reader.read(run), page.summary([run])
+        return reader.read(run), report.summary([run])
 
     def continued() -> object:
         mine = recipe.model_copy(update={"data": "mnist", "seeds": 2})

@@ -181,11 +181,13 @@ def test_processes_that_were_told_different_things(tiny_recipe, tmp_path):
     "where", ["here", "host,0,1", "host:x,0,2", "host:1,2,2", "host:1,0", "host:1,-1,2"]
 )
 def test_what_is_no_place_among_processes(where):
-    with pytest.raises(
-        UsageError, match=f"--distributed is {where}; allowed: auto, or HOST:PORT,NUMBER,COUNT"
+    with (
+        pytest.raises(
+            UsageError, match=f"--distributed is {where}; allowed: auto, or HOST:PORT,NUMBER,COUNT"
+        ),
+        processes.distributed(where),
     ):
-        with processes.distributed(where):
-            pass
+        pass
 
 
 def test_a_first_process_that_does_not_answer(monkeypatch, capsys):
