@@ -65,7 +65,7 @@ def train(
         errors.UsageError, errors.RunError, errors.Stopped: with the command's message.
     """
     from jaxdrill import config
-    from jaxdrill.runs import session, stopping
+    from jaxdrill.runs import progress, session
 
     if f"{step}" == "all":
         raise errors.UsageError(
@@ -79,7 +79,7 @@ def train(
         text = f"{value}".lower() if isinstance(value, bool) else f"{value}"
         command += [config.as_flag(name), text] if value is not None else []
     command += ["--offline"] if offline else []
-    with stopping.stop_on_signal() as stop:
+    with progress.stop_on_signal() as stop:
         return session.train(
             recipe,
             Path(workdir) if workdir else None,

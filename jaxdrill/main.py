@@ -39,8 +39,8 @@ def _train(arguments: list[str]) -> None:
     if options.dry_run:
         return _dry_run(configs)
     # Here, not above: `--help`, `--dry-run` and most mistakes are answered before JAX has loaded.
+    from jaxdrill.runs.progress import stop_on_signal
     from jaxdrill.runs.session import train
-    from jaxdrill.runs.stopping import stop_on_signal
     from jaxdrill.training import devices, processes
 
     command = [
@@ -90,11 +90,12 @@ def _verify(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     if options.epochs < 1:
         raise UsageError(f"--epochs is {options.epochs}; allowed: a whole number of at least 1")
-    from jaxdrill.runs.stopping import stop_on_signal
-    from jaxdrill.runs.verify import recipe_of, verify
+    from jaxdrill.runs.folder import read_config
+    from jaxdrill.runs.progress import stop_on_signal
+    from jaxdrill.runs.verify import verify
     from jaxdrill.training import devices
 
-    devices.set_up_for([recipe_of(options.run)])
+    devices.set_up_for([read_config(options.run)])
     with stop_on_signal() as stop:
         say(verify(options.run, options.epochs, stop, options.data_dir, options.offline))
 

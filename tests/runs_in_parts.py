@@ -1,5 +1,6 @@
-"""A finished run and copies of it, runs that are cut short, and what they leave."""
+"""Fixtures and helpers for tests that train: a finished run, copies of it, and stopped runs."""
 
+import copy as copying
 import json
 import os
 import shutil
@@ -11,7 +12,10 @@ import pytest
 from jaxdrill import data
 from jaxdrill.data import embedded
 from jaxdrill.main import main
-from jaxdrill.runs import group
+from jaxdrill.runs import group, session
+from jaxdrill.training.trainer import Trainer
+
+OTHER_RATE = "--optimizer.learning-rate", "1e-30"  # one value, so that it is compiled once
 
 
 def rows(folder: Path) -> list[dict]:
@@ -31,12 +35,12 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def both(folder, *flags):
-    """The arguments for both seeds."""
+    """Return the arguments of a command for both seeds."""
     return folder, "--seed", 3, "--seeds", 2, *flags
 
 
 def stop_in(monkeypatch, step: int, number: int = signal.SIGTERM) -> None:
-    """The signal comes as the launch of this step ends."""
+    """Send a signal to the process after a training step."""
     fit = group.fit.fit
 
     def watched(*arguments, watch, **options):
@@ -50,9 +54,28 @@ def stop_in(monkeypatch, step: int, number: int = signal.SIGTERM) -> None:
     monkeypatch.setattr(group.fit, "fit", watched)
 
 
+TRAINERS: dict[tuple, Trainer] = {}
+
+
+def make_once(config, dataset, num_seeds) -> Trainer:
+    """Return a trainer whose compiled functions are shared by runs with other seeds and epochs."""
+    free = {"seed": 1, "seeds": 1} | ({} if config.schedule.has_horizon else {"epochs": 1})
+    recipe = config.model_copy(update=free).model_dump_json()
+    key = recipe, num_seeds, dataset.train_images.shape, dataset.test_images.shape
+    trainer = copying.copy(TRAINERS.setdefault(key, Trainer(config, dataset, num_seeds)))
+    trainer.config = config
+    return trainer
+
+
+@pytest.fixture
+def compiled_once(monkeypatch) -> None:
+    """Compile each recipe once per process. Otherwise every command compiles."""
+    monkeypatch.setattr(session, "Trainer", make_once)
+
+
 @pytest.fixture(scope="session")
 def finished(tiny_recipe, tmp_path_factory, digits) -> Path:
-    """Two seeds, two epochs each, without a stop."""
+    """Train two seeds for two epochs without interruption."""
     folder = tmp_path_factory.mktemp("finished") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
@@ -84,7 +107,7 @@ def copy(finished, tmp_path) -> Path:
 
 @pytest.fixture
 def command(tiny_recipe):
-    """A command for the folder, with more flags."""
+    """Return a function that trains the tiny recipe into a folder, with more flags."""
     return lambda folder, *flags: main(
         ["--step", str(tiny_recipe), "--workdir", str(folder), *map(str, flags)]
     )

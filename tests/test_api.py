@@ -15,7 +15,7 @@ from runs_on_disk import CURVES, write_run, write_trained
 
 import jaxdrill
 from jaxdrill.errors import LOGGER, UsageError
-from jaxdrill.runs import stopping
+from jaxdrill.runs import progress
 
 STEPS = "1, 2, 3, 4, 4_adam, 5, 5_exponential, 6, 6_fast, 6_one, 6_small, all, or a .toml file"
 # What a library call must leave as it was. The imports come first: a package may register itself when it is imported.
@@ -256,7 +256,7 @@ def test_a_signal_handler_that_python_cannot_restore_stays(monkeypatch):
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with monkeypatch.context() as patch:
         patch.setattr(signal, "getsignal", lambda number: None)
-        with stopping.stop_on_signal():
+        with progress.stop_on_signal():
             patch.undo()
             assert {number: signal.getsignal(number) for number in before} == before
     assert {number: signal.getsignal(number) for number in before} == before

@@ -28,7 +28,7 @@ from jaxdrill.main import main
 from jaxdrill.page import __main__ as page
 from jaxdrill.predict import __main__ as predict
 from jaxdrill.report import __main__ as report
-from jaxdrill.runs import stopping
+from jaxdrill.runs import progress
 
 NOT_UTF_8 = os.fsdecode(b"caf\xe9")
 CLOSED = ["2>&-", ">&-", ">&- 2>&-", "<&- >&- 2>&-"]
@@ -195,7 +195,7 @@ def test_predict_into_head(trained, tmp_path):
 
 def test_a_signal_while_stderr_is_closed(monkeypatch):
     monkeypatch.setattr(sys, "stderr", closed_pipe())
-    with stopping.stop_on_signal() as stop:
+    with progress.stop_on_signal() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.signal_number == signal.SIGTERM
     close(sys.stderr)

@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from jaxdrill import weights
 from jaxdrill.config.layers import count_parameters, infer_shapes
 from jaxdrill.errors import RunError
-from jaxdrill.runs.reader import Run
+from jaxdrill.runs.reader import FinishedRun
 from jaxdrill.nn.network import MEAN, STANDARD_DEVIATION
 from jaxdrill.weights import trained
 from jaxdrill.weights.trained import Trained
@@ -49,7 +49,7 @@ class Packed:
 class Network:
     """A run on the page, with some of its seeds."""
 
-    run: Run
+    run: FinishedRun
     seeds: list[int] = field(default_factory=list)
     packed: list[Packed] = field(default_factory=list)
 
@@ -105,7 +105,7 @@ def deflated(arrays: Iterable[np.ndarray]) -> str:
     return base64.b64encode(zlib.compress(b"".join(a.tobytes() for a in arrays), 9)).decode()
 
 
-def build(runs: Sequence[Run], most_seeds: int = MOST_SEEDS) -> str:
+def build(runs: Sequence[FinishedRun], most_seeds: int = MOST_SEEDS) -> str:
     """Build the page of runs: the first seed of each, then further seeds run by run while the page stays small.
 
     Args:
@@ -184,7 +184,7 @@ def sum_of(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def hard_images(runs: Sequence[Run]) -> tuple[list[dict[str, int]], str]:
+def hard_images(runs: Sequence[FinishedRun]) -> tuple[list[dict[str, int]], str]:
     """The evaluated images that most networks of the first run's data get wrong, of those that the run folders hold:
     index and label of each, and the images, uint8[N, 28, 28], as `deflated` returns them."""
     images, wrong = {}, np.zeros(len(runs[0].labels))

@@ -20,7 +20,7 @@ from jaxdrill.report.statistics import (
     epochs_at_target,
     summary,
 )
-from jaxdrill.runs.reader import Run
+from jaxdrill.runs.reader import FinishedRun
 
 # The test labels that most people reject, by index from 0: Northcutt, Athalye and Mueller, "Pervasive label errors in
 # test sets destabilize machine learning benchmarks", 2021 (github.com/cleanlab/label-errors, mnist_mturk.json).
@@ -37,9 +37,9 @@ def notebook(name: str, epochs: int) -> list[float]:
 class Analysis:
     """A run, and what its seeds show. Accuracies without a split are those of the run's evaluated images."""
 
-    run: Run
+    run: FinishedRun
     label: str  # the recipe's name, with folder and differing fields if several runs have that name
-    baseline: Run | None  # the run that it is compared with
+    baseline: FinishedRun | None  # the run that it is compared with
     change: Difference | None  # from the baseline; None without one, or without a common seed
 
     @cached_property
@@ -120,7 +120,7 @@ class Analysis:
         )
 
 
-def analyze(runs: Sequence[Run]) -> list[Analysis]:
+def analyze(runs: Sequence[FinishedRun]) -> list[Analysis]:
     """Analyse runs that were evaluated on the same images, and compare each with its baseline.
 
     The baseline of a run is the recipe that it extends; among several runs of that recipe, one of as many epochs if
@@ -129,7 +129,7 @@ def analyze(runs: Sequence[Run]) -> list[Analysis]:
     """
     firsts = {name: _reference(members) for name, members in _by_name(runs).items()}
     labels = _labels(runs)
-    baselines: list[Run | None] = []
+    baselines: list[FinishedRun | None] = []
     differences: list[Difference | None] = []
     for run in runs:
         baseline = firsts[run.name]
@@ -156,9 +156,9 @@ def analyze(runs: Sequence[Run]) -> list[Analysis]:
     return [Analysis(run, labels[id(run)], baseline, change) for run, baseline, change in each]
 
 
-def group_runs(runs: Sequence[Run]) -> list[list[Analysis]]:
+def group_runs(runs: Sequence[FinishedRun]) -> list[list[Analysis]]:
     """Analyse runs in groups that were evaluated on the same images, in the order of the groups' first runs."""
-    groups: list[list[Run]] = []
+    groups: list[list[FinishedRun]] = []
     for run in runs:
         group = next((group for group in groups if group[0].same_images(run)), None)
         if group is None:
@@ -167,7 +167,7 @@ def group_runs(runs: Sequence[Run]) -> list[list[Analysis]]:
     return [analyze(group) for group in groups]
 
 
-def changed_fields(run: Run, baseline: Run) -> dict[str, tuple[str, str]]:
+def changed_fields(run: FinishedRun, baseline: FinishedRun) -> dict[str, tuple[str, str]]:
     """Return the recipe's fields that differ, by dotted name: the value in `baseline`, and in `run`.
 
     What a recipe is for, its seeds, and how it is executed do not count.
@@ -187,12 +187,12 @@ def _fields(config: Config) -> dict[str, str]:
     }
 
 
-def _by_name(runs: Sequence[Run]) -> dict[str, list[Run]]:
+def _by_name(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
     names = dict.fromkeys(run.name for run in runs)
     return {name: [run for run in runs if run.name == name] for name in names}
 
 
-def _reference(runs: Sequence[Run]) -> Run:
+def _reference(runs: Sequence[FinishedRun]) -> FinishedRun:
     """Return the run of a recipe that the others are compared with.
 
     It is the one with the fewest fields that differ from the built-in recipe of that name, if there is one.
@@ -206,7 +206,7 @@ def _reference(runs: Sequence[Run]) -> Run:
     )
 
 
-def _labels(runs: Sequence[Run]) -> dict[int, str]:
+def _labels(runs: Sequence[FinishedRun]) -> dict[int, str]:
     """Return a label of each run by its id: the recipe's name, and what tells runs of one recipe apart.
 
     That is their folder, unless it is named after the recipe, and the fields that differ among them.
@@ -237,6 +237,6 @@ def _labels(runs: Sequence[Run]) -> dict[int, str]:
     return labels
 
 
-def _last(run: Run, seeds: Sequence[int]) -> np.ndarray:
+def _last(run: FinishedRun, seeds: Sequence[int]) -> np.ndarray:
     """Return the last accuracies of these seeds, float64[S]."""
     return run.metrics["accuracy"][[run.seeds.index(seed) for seed in seeds], -1]

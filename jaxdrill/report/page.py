@@ -12,10 +12,10 @@ from markupsafe import Markup, escape
 from jaxdrill.errors import printable
 from jaxdrill.report import pictures, prose, tables
 from jaxdrill.report.analysis import group_runs
-from jaxdrill.runs.reader import Run, read_all
+from jaxdrill.runs.reader import FinishedRun, read_all
 
 
-def render(runs: Sequence[Run], detect: float | None = None) -> tuple[str, str]:
+def render(runs: Sequence[FinishedRun], detect: float | None = None) -> tuple[str, str]:
     """Render the report of runs, in the order of `read_all`, as HTML and as Markdown.
 
     `detect` is a difference in percentage points for which the report says how many seeds detect it.

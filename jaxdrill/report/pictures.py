@@ -10,7 +10,7 @@ from PIL import Image
 
 from jaxdrill.report.analysis import DISPUTED, Analysis
 from jaxdrill.report.tables import Table
-from jaxdrill.runs.reader import Run
+from jaxdrill.runs.reader import FinishedRun
 
 MOST_ROWS = 200  # of the error explorer
 
@@ -31,7 +31,7 @@ class Picture:
         return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def augmentations(runs: Sequence[Run]) -> list[Picture]:
+def augmentations(runs: Sequence[FinishedRun]) -> list[Picture]:
     """For each augmentation in the runs: three digits, each as it is and then as training sees it."""
     pictures: dict[str, Picture] = {}
     for run in runs:
@@ -53,7 +53,7 @@ def augmentations(runs: Sequence[Run]) -> list[Picture]:
     return list(pictures.values())
 
 
-def _augmented(run: Run, image: np.ndarray, count: int = 11) -> np.ndarray:
+def _augmented(run: FinishedRun, image: np.ndarray, count: int = 11) -> np.ndarray:
     """The image, uint8[S, S], and beside it as training sees it, uint8[S, (count + 1) S]."""
     import jax
 
@@ -119,7 +119,7 @@ def _kind(names: Sequence[str], fractions: Sequence[float]) -> str:
     return f"fixed by {names[last + 1]}" if fixed else "sometimes"
 
 
-def _number(i: int, run: Run) -> str:
+def _number(i: int, run: FinishedRun) -> str:
     return f"{i}{' †' if run.dataset == 'mnist' and i in DISPUTED else ''}"
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxdrill.report.analysis import Analysis
 from jaxdrill.report.tables import percent, points
-from jaxdrill.runs.reader import Run
+from jaxdrill.runs.reader import FinishedRun
 
 
 def verdict(analyses: Sequence[Analysis]) -> str:
@@ -97,7 +97,7 @@ def _target(analysis: Analysis) -> str:
     return f"{text}{held}{since}."
 
 
-def caveats(runs: Sequence[Run]) -> list[str]:
+def caveats(runs: Sequence[FinishedRun]) -> list[str]:
     """List what a reader must know before comparing runs of one dataset, each line naming the folder."""
     lines, most = [], max(len(run.seeds) for run in runs)
     for run in runs:

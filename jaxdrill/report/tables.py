@@ -11,7 +11,7 @@ import numpy as np
 from jaxdrill.config.layers import infer_shapes, layer_table
 from jaxdrill.report.analysis import Analysis, changed_fields
 from jaxdrill.report.statistics import MAX_SEEDS, Difference, Summary
-from jaxdrill.runs.reader import Run
+from jaxdrill.runs.reader import FinishedRun
 
 NUMBER = re.compile(r"[-+±·\d]([-+±·\d.,%() ]|to|of|from)*|")
 
@@ -114,7 +114,7 @@ def results(analyses: Sequence[Analysis]) -> Table:
     return Table([*header, "notebook's best % (epoch)"] if analyses[0].has_target else header, rows)
 
 
-def _operations(run: Run) -> int:
+def _operations(run: FinishedRun) -> int:
     """Return the multiply-adds per image."""
     return infer_shapes(run.config.network)[-1].macs
 
@@ -235,7 +235,7 @@ def changes(analysis: Analysis) -> Table | None:
     )
 
 
-def layers(run: Run) -> Table:
+def layers(run: FinishedRun) -> Table:
     """The network layer by layer, and the totals."""
     network = layer_table(run.config.network)
     rows = [
@@ -254,7 +254,7 @@ def layers(run: Run) -> Table:
     return Table(header, [*rows, ["total", "", "", "", *totals]])
 
 
-def confusion(run: Run) -> Table:
+def confusion(run: FinishedRun) -> Table:
     """How many evaluated images of each label (rows) get each answer (columns), after the last epoch: the mean over the
     seeds."""
     totals = np.zeros((10, 10))
@@ -268,7 +268,7 @@ def confusion(run: Run) -> Table:
     return Table(["label", *map(str, range(10))], rows)
 
 
-def times(run: Run) -> Table:
+def times(run: FinishedRun) -> Table:
     """The seconds of each phase, of all seeds and sessions."""
     seconds = run.metadata["seconds"]
     total = sum(seconds.values()) or 1.0
@@ -276,7 +276,7 @@ def times(run: Run) -> Table:
     return Table(["phase", "seconds", "%"], rows)
 
 
-def sessions(runs: Sequence[Run]) -> Table:
+def sessions(runs: Sequence[FinishedRun]) -> Table:
     """By what each run was made."""
     rows = []
     for run in runs:

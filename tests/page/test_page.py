@@ -212,7 +212,7 @@ def test_names_cannot_inject(tmp_path, chromium):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["nowhere"], 1, "there is no run folder nowhere"),
+        (["nowhere"], 1, "The run folder nowhere does not exist"),
         ([], 2, "the following arguments are required: RUN"),
         (["RUN"], 1, "holds no weights; a finished seed leaves weights/seed_N.safetensors"),
         (["OTHER"], 1, "holds no weights of its seeds; repeat the command that trained it"),

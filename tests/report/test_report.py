@@ -222,15 +222,15 @@ def test_an_unfinished_or_damaged_run_in_a_folder_is_named_and_skipped(drill, ca
     for command in commands:
         assert command(str(drill)) == 0
         error = capsys.readouterr().err
-        assert error.startswith(f"jaxdrill: warning: a run is skipped: {bad} is ")
+        assert error.startswith(f"jaxdrill: warning: a run is skipped: {bad}")
         assert command(str(bad)) == 1
         error = capsys.readouterr().err
-        assert error.startswith(f"jaxdrill: {bad} is ") and error.count("\n") == 1
+        assert error.startswith(f"jaxdrill: {bad}") and error.count("\n") == 1
     for run in ("step_2", "step_3", "step_5"):
         shutil.rmtree(drill / run)
     for command in commands:
         assert command(str(drill)) == 1
-        assert f"no finished run was found: {bad} is " in capsys.readouterr().err
+        assert f"No finished run was found: {bad}" in capsys.readouterr().err
 
 
 def test_text_from_files_is_no_markup(tmp_path):
@@ -250,8 +250,8 @@ def test_text_from_files_is_no_markup(tmp_path):
     ("arguments", "code", "message"),
     [
         ([], 1, "there is no folder runs here; train first"),
-        (["nowhere"], 1, "there is no run folder nowhere"),
-        (["."], 1, ". is no run folder: it holds no config.json"),
+        (["nowhere"], 1, "The run folder nowhere does not exist"),
+        (["."], 1, ". is not a run folder: config.json is missing"),
         (["--output", "x", "nowhere"], 2, "--output is unknown; did you mean --out?"),
         (
             ["nowhere", "--detect", "0"],

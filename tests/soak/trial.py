@@ -97,9 +97,9 @@ class Setup:
         """What a finished run has left, without its times."""
         from jaxdrill.array_files import digest, read_npz
         from jaxdrill.array_files import read as read_tensors
-        from jaxdrill.runs.reader import read
+        from jaxdrill.runs import reader
 
-        run = read(self.workdir)
+        run = reader.read(self.workdir)
         found: dict[str, Any] = {"seeds": run.seeds}
         found |= {key: values.tolist() for key, values in run.metrics.items() if key != "seconds"}
         for file in sorted(self.workdir.rglob("*")):
