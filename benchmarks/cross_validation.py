@@ -21,8 +21,7 @@ from jaxdrill.config.config import Config
 from jaxdrill.errors import Parser, exit_code
 from jaxdrill.files import write_text
 from jaxdrill.report import statistics
-from jaxdrill.runs import session, stopping
-from jaxdrill.runs.reader import read
+from jaxdrill.runs import progress, reader, session
 from jaxdrill.training import devices
 
 
@@ -31,11 +30,11 @@ def accuracies(config: Config, options: argparse.Namespace) -> np.ndarray:
     found, count = [], len(data.load(config.data, options.data_dir).train_labels)
     for fold in range(1, options.folds + 1):
         part = config.model_copy(update={"hold_out": count // options.folds, "fold": fold})
-        with stopping.stop_on_signal() as stop:
+        with progress.stop_on_signal() as stop:
             command = ["python", "-m", "benchmarks.cross_validation"]
             folder = options.out / f"{config.name}_fold_{fold}"
             session.train(part, folder, stop, options.data_dir, command=command)
-        found.append(read(folder).metrics["accuracy"][:, -1])
+        found.append(reader.read(folder).metrics["accuracy"][:, -1])
     return np.array(found)
 
 

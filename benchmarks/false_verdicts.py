@@ -22,7 +22,7 @@ from jaxdrill.errors import Parser, exit_code
 from jaxdrill.files import write_text
 from jaxdrill.report import statistics
 from jaxdrill.report.analysis import Analysis, analyze
-from jaxdrill.runs.reader import Run
+from jaxdrill.runs.reader import FinishedRun
 
 MEAN, DEVIATION, IMAGES = (
     0.99,
@@ -49,7 +49,7 @@ def simulate(seeds: int, effect: float, generator: np.random.Generator) -> list[
         metadata = {"parameters": 0, "split": "test", "dataset_sha256": ""}
         nothing = np.zeros((seeds, 0), np.uint8)
         runs.append(
-            Run(
+            FinishedRun(
                 Path(recipe.name),
                 recipe,
                 metadata,

@@ -16,8 +16,7 @@ from jax import lax
 from jaxdrill import config as recipes
 from jaxdrill.nn import convolution, modules
 from jaxdrill.report import statistics
-from jaxdrill.runs import session, stopping
-from jaxdrill.runs.reader import read
+from jaxdrill.runs import progress, reader, session
 from jaxdrill.training import devices
 
 
@@ -58,12 +57,12 @@ def main() -> None:
     devices.set_up_for([config])
     for name, form in (("float32", convolution.convolve), ("bfloat16", convolve)):
         modules.convolve = form
-        with stopping.stop_on_signal() as stop:
+        with progress.stop_on_signal() as stop:
             command = ["python", "-m", "benchmarks.precision"]
             folder = session.train(
                 config, options.out / name, stop, options.data_dir, command=command
             )
-        accuracies[name] = read(folder).metrics["accuracy"][:, -1]
+        accuracies[name] = reader.read(folder).metrics["accuracy"][:, -1]
     change = statistics.difference("float32", accuracies["float32"], accuracies["bfloat16"])
     report = {
         "step": config.name,

@@ -47,7 +47,7 @@ def short_table(analyses: Sequence[Analysis]) -> str:
         low, high = (f"{100 * bound:.2f}" for bound in each.last.interval or (0, 0))
         lines.append(
             f"| {each.label} | {parameters:,} | {tables.percent(each.last)} | "
-            f"{low} to {high} | {verdict or "-"} |"
+            f"{low} to {high} | {verdict or '-'} |"
         )
     return "\n".join(lines)
 

@@ -67,14 +67,13 @@ def proposals(space: dict[str, Any], source: str) -> Iterator[Config]:
 
 def trained(config: Config, folder: Path, data_dir: Path | None) -> dict[str, Any]:
     """Trains a recipe, or goes on, and says what came out."""
-    from jaxdrill.runs import session, stopping
-    from jaxdrill.runs.reader import read
+    from jaxdrill.runs import progress, reader, session
     from jaxdrill.training import devices
 
     devices.set_up_for([config])
-    with stopping.stop_on_signal() as stop:
+    with progress.stop_on_signal() as stop:
         session.train(config, folder, stop, data_dir, command=["python", "-m", "benchmarks.search"])
-    run, end = read(folder), infer_shapes(config.network)[-1]
+    run, end = reader.read(folder), infer_shapes(config.network)[-1]
     # A later rung may have added seeds.
     metrics = {name: values[: len(config.seed_list)] for name, values in run.metrics.items()}
     accuracies, losses = metrics["accuracy"][:, -1], metrics["loss"][:, -1]

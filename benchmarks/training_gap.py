@@ -18,7 +18,7 @@ from jaxdrill import data, weights
 from jaxdrill.errors import Parser, exit_code
 from jaxdrill.files import write_text
 from jaxdrill.report import statistics
-from jaxdrill.runs.reader import Run, read_all
+from jaxdrill.runs.reader import FinishedRun, read_all
 from jaxdrill.training.fit import training_subset
 
 BATCH = 1000
@@ -34,7 +34,7 @@ def accuracy(folder: Path, seed: int, images: np.ndarray, labels: np.ndarray) ->
     return float(np.mean(np.concatenate(predicted) == labels))
 
 
-def measure(run: Run, images: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+def measure(run: FinishedRun, images: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """Measure the seeds of a run that have weights; accuracies and their differences in percent."""
     seeds = [seed for seed in weights.seeds(run.folder) if seed in run.seeds]
     train = np.array([accuracy(run.folder, seed, images, labels) for seed in seeds])

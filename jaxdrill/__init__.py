@@ -67,7 +67,7 @@ def train(
     """
     from jaxdrill import config
     from jaxdrill.config.schema import as_text
-    from jaxdrill.runs import session, stopping
+    from jaxdrill.runs import progress, session
 
     if f"{step}" == "all":
         what = "train() trains one step, and step is all"
@@ -80,7 +80,7 @@ def train(
         command += [config.as_flag(name), as_text(value)] if value is not None else []
     command += ["--offline"] if offline else []
     run, data = (Path(path) if path else None for path in (workdir, data_dir))
-    with stopping.stop_on_signal() as stop:
+    with progress.stop_on_signal() as stop:
         return session.train(recipe, run, stop, data, offline, command, restart=restart)
 
 

@@ -106,12 +106,12 @@ def verify(arguments: list[str]) -> None:
     options = verify_parser().parse_args(arguments)
     if options.epochs < 1:
         raise UsageError(f"--epochs is {options.epochs}; allowed: an integer >= 1")
-    from jaxdrill.runs.stopping import stop_on_signal
-    from jaxdrill.runs.verify import recipe_of
+    from jaxdrill.runs.folder import read_config
+    from jaxdrill.runs.progress import stop_on_signal
     from jaxdrill.runs.verify import verify as train_twice
     from jaxdrill.training import devices
 
-    devices.set_up_for([recipe_of(options.run)])
+    devices.set_up_for([read_config(options.run)])
     with stop_on_signal() as stop:
         say(train_twice(options.run, options.epochs, stop, options.data_dir, options.offline))
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from shutil import get_terminal_size
 
 from jaxdrill import checks, config
+from jaxdrill.config.layers import layer_table
 from jaxdrill.config.schema import as_text, describe, metavar
-from jaxdrill.errors import Parser, UsageError, exit_code, say
+from jaxdrill.errors import Parser, UsageError, exit_code, say, show
 
 COMMANDS = {
     "train": "train steps of the drill or your own recipes",
@@ -159,8 +160,8 @@ def run(arguments: list[str]) -> None:
             _print_recipe(each, config.parent(name))
         return
     # Imported here, so that --help, --dry-run and most mistakes are answered before JAX is loaded.
+    from jaxdrill.runs.progress import stop_on_signal
     from jaxdrill.runs.session import train
-    from jaxdrill.runs.stopping import stop_on_signal
     from jaxdrill.training import devices, processes
 
     recorded = ["jaxdrill", "train", *(word for word in arguments if word != "--restart")]

@@ -18,7 +18,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 from drawings import browsers, chromium, drill_page, measured_run, page_file  # noqa: E402, F401
-from runs_in_parts import command, copy, finished  # noqa: E402, F401
+from runs_in_parts import command, compiled_once, copy, finished  # noqa: E402, F401
 from runs_on_disk import drill, shared_drill, trained  # noqa: E402, F401
 
 from jaxdrill import config, data  # noqa: E402

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from jaxdrill.runs import stopping
+from jaxdrill.runs import progress
 
 # The state that a library call must not change. Imports come first: they may register handlers.
 UNCHANGED = """
@@ -65,7 +65,7 @@ def test_a_signal_handler_that_python_cannot_restore_stays(monkeypatch):
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with monkeypatch.context() as patch:
         patch.setattr(signal, "getsignal", lambda number: None)
-        with stopping.stop_on_signal():
+        with progress.stop_on_signal():
             patch.undo()
             assert {number: signal.getsignal(number) for number in before} == before
     assert {number: signal.getsignal(number) for number in before} == before

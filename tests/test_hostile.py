@@ -33,7 +33,7 @@ from jaxdrill.report import __main__ as report
 from jaxdrill.report import analysis, render, summary
 from jaxdrill.report import text as report_text
 from jaxdrill.runs import provenance, reader
-from jaxdrill.runs.folder import START_OVER
+from jaxdrill.runs.folder import RERUN, START_OVER
 
 BAD = [
     "<script>alert(1)</script>",
@@ -110,47 +110,42 @@ def commands(run: Path, out: Path) -> dict[str, Callable[[], int]]:
     }
 
 
-OLDER = "was written by another version of jaxdrill (its format is {}, this one reads 3). "
-OLDER += f"Use that version to read or continue it. {START_OVER}"
-WRONG = "is damaged ({}). Delete its run.json and repeat the command that trained it, "
-WRONG += "which writes the file again."
+OLDER = " was written by another version of jaxdrill (its format is {}, this one reads 3). Use that version to read or "
+OLDER += f"resume it. {START_OVER}"
+WRONG = f"/run.json is damaged ({{}}). Delete it. {RERUN}"
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda good: {"format": 3}, WRONG.format("versions in run.json: Field required")),
+        (lambda good: {"format": 3}, WRONG.format("versions: Field required")),
         (lambda good: {}, OLDER.format(1)),
         (lambda good: {"format": None}, OLDER.format(None)),
-        (lambda good: [good], WRONG.format("run.json: run.json is not a JSON object")),
-        (lambda good: None, WRONG.format("run.json: run.json is not a JSON object")),
+        (lambda good: [good], WRONG.format("it is not a JSON object")),
+        (lambda good: None, WRONG.format("it is not a JSON object")),
         (
             lambda good: good | {"seconds": {}},
-            WRONG.format("seconds.data in run.json: Field required"),
+            WRONG.format("seconds.data: Field required"),
         ),
         (
             lambda good: good | {"seconds": 3},
-            WRONG.format(
-                "seconds in run.json: Input should be a valid dictionary or instance of Seconds"
-            ),
+            WRONG.format("seconds: Input should be a valid dictionary or instance of Seconds"),
         ),
         (
             lambda good: good | {"devices": []},
-            WRONG.format(
-                "devices in run.json: List should have at least 1 item after validation, not 0"
-            ),
+            WRONG.format("devices: List should have at least 1 item after validation, not 0"),
         ),
         (
             lambda good: good | {"earlier_sessions": [{}]},
-            WRONG.format("earlier_sessions.0.versions in run.json: Field required"),
+            WRONG.format("earlier_sessions.0.versions: Field required"),
         ),
         (
             lambda good: good | {"parameters": 10**400},
-            WRONG.format("parameters in run.json: Input should be less than 9223372036854775808"),
+            WRONG.format("parameters: Input should be less than 9223372036854775808"),
         ),
         (
             lambda good: {key: good[key] for key in good if key != "command"},
-            WRONG.format("command in run.json: Field required"),
+            WRONG.format("command: Field required"),
         ),
     ],
 )
@@ -170,7 +165,7 @@ def test_a_damaged_run_json_gives_one_line_in_every_command(
         if name in ("predict", "export"):
             assert (work(), capsys.readouterr().err) == (0, ""), name
         else:
-            assert (work(), capsys.readouterr().err) == (1, f"jaxdrill: {copy} {message}\n"), name
+            assert (work(), capsys.readouterr().err) == (1, f"jaxdrill: {copy}{message}\n"), name
     assert contents(copy) == before
 
 

@@ -9,7 +9,7 @@ from conftest import ROOT
 
 from benchmarks import cross_validation, search
 from jaxdrill.data import splits
-from jaxdrill.runs.reader import read
+from jaxdrill.runs import reader
 
 SPACE = """
 recipe = "{recipe}"
@@ -168,7 +168,7 @@ def test_cross_validation_evaluates_each_image_once(
     for fold in (1, 2):
         held = splits.hold_out(all_digits, 5748, "auto", fold).test_labels  # Half of 11,496.
         assert np.array_equal(
-            read(tmp_path / "runs" / "cross_validation" / f"quick_fold_{fold}").labels, held
+            reader.read(tmp_path / "runs" / "cross_validation" / f"quick_fold_{fold}").labels, held
         )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["quick.toml", "runs"]
     assert "quick: " in capsys.readouterr().out

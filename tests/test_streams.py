@@ -15,7 +15,7 @@ from runs_in_parts import both, without_seconds
 from jaxdrill import errors
 from jaxdrill.main import COMMANDS, main
 from jaxdrill.predict import __main__ as predict
-from jaxdrill.runs import stopping
+from jaxdrill.runs import progress
 
 CLOSED = ["2>&-", ">&-", ">&- 2>&-", "<&- >&- 2>&-"]
 
@@ -159,7 +159,7 @@ def test_predict_into_head(trained, tmp_path):
 
 def test_a_signal_while_stderr_is_closed(monkeypatch):
     monkeypatch.setattr(sys, "stderr", closed_pipe())
-    with stopping.stop_on_signal() as stop:
+    with progress.stop_on_signal() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.signal_number == signal.SIGTERM
     close(sys.stderr)

@@ -16,7 +16,7 @@ from jaxdrill import weights
 from jaxdrill.config.layers import count_parameters, infer_shapes
 from jaxdrill.errors import RunError
 from jaxdrill.nn.network import MEAN, STANDARD_DEVIATION
-from jaxdrill.runs.reader import Run
+from jaxdrill.runs.reader import FinishedRun
 from jaxdrill.weights import RETRAIN, TrainedNetwork
 from jaxdrill.weights.convert import FOLDED, KERNELS
 
@@ -31,7 +31,7 @@ LEVELS, FEW_LEVELS, LARGE = 127, 31, 50_000
 class PageNetwork:
     """A run on the page: the seeds that are included, and the arrays that network.js reads."""
 
-    run: Run
+    run: FinishedRun
     seeds: list[int] = field(default_factory=list)
     floats: list[np.ndarray] = field(default_factory=list)  # float32
     integers: list[np.ndarray] = field(default_factory=list)  # int8
@@ -52,7 +52,7 @@ class PageNetwork:
         }
 
 
-def build(runs: Sequence[Run], max_seeds: int = MAX_SEEDS) -> str:
+def build(runs: Sequence[FinishedRun], max_seeds: int = MAX_SEEDS) -> str:
     """Build the page.
 
     The first seed of each run is included. Further seeds are added run by run while the weights
@@ -171,7 +171,7 @@ def csp_hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def hard_images(runs: Sequence[Run]) -> tuple[list[dict[str, int]], str]:
+def hard_images(runs: Sequence[FinishedRun]) -> tuple[list[dict[str, int]], str]:
     """Find the evaluated images in the run folders that most networks classify incorrectly.
 
     Only runs with the same evaluated images as the first run are used.

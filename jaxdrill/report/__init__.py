@@ -12,7 +12,7 @@ from jaxdrill.errors import UsageError, print_error
 from jaxdrill.files import write_text
 
 if TYPE_CHECKING:
-    from jaxdrill.runs.reader import Run
+    from jaxdrill.runs.reader import FinishedRun
 
 
 def write_report(
@@ -50,7 +50,7 @@ def write_report(
     return out / "report.html"
 
 
-def render(runs: Sequence["Run"], detect: float | None = None) -> tuple[str, str]:
+def render(runs: Sequence["FinishedRun"], detect: float | None = None) -> tuple[str, str]:
     """Render the report of runs, in the order of `read_all`.
 
     Args:

@@ -23,7 +23,7 @@ from jaxdrill.report.statistics import (
     epochs_at_target,
     summary,
 )
-from jaxdrill.runs.reader import Run
+from jaxdrill.runs.reader import FinishedRun
 
 # Indices of the MNIST test labels that most people reject. Source: Northcutt, Athalye and Mueller,
 # "Pervasive label errors in test sets destabilize machine learning benchmarks", 2021
@@ -52,9 +52,9 @@ class Analysis:
         change: difference from the baseline; None without a baseline or without a common seed.
     """
 
-    run: Run
+    run: FinishedRun
     label: str
-    baseline: Run | None
+    baseline: FinishedRun | None
     change: Difference | None
 
     @cached_property
@@ -135,7 +135,7 @@ class Analysis:
         return float(contradicted), float(np.delete(right, DISPUTED, axis=1).mean())
 
 
-def analyze(runs: Sequence[Run]) -> list[Analysis]:
+def analyze(runs: Sequence[FinishedRun]) -> list[Analysis]:
     """Analyse runs that were evaluated on the same images, and compare each with its baseline.
 
     The baseline of a run is a run of the recipe that it extends. If there are several, the baseline
@@ -155,9 +155,9 @@ def analyze(runs: Sequence[Run]) -> list[Analysis]:
     return [Analysis(run, labels[id(run)], baseline, change) for run, baseline, change in each]
 
 
-def group_runs(runs: Sequence[Run]) -> list[list[Analysis]]:
+def group_runs(runs: Sequence[FinishedRun]) -> list[list[Analysis]]:
     """Analyse runs in groups that were evaluated on the same images, in the order of the runs."""
-    groups: list[list[Run]] = []
+    groups: list[list[FinishedRun]] = []
     for run in runs:
         for group in groups:
             if group[0].same_images(run):
@@ -188,7 +188,7 @@ def _fields(config: Config) -> dict[str, str]:
     }
 
 
-def _reference(runs: Sequence[Run]) -> Run:
+def _reference(runs: Sequence[FinishedRun]) -> FinishedRun:
     """Return the run of a recipe that the other runs of the recipe are compared with.
 
     For a built-in recipe it is the run with the fewest changed fields, else the first run.
@@ -199,7 +199,9 @@ def _reference(runs: Sequence[Run]) -> Run:
     return min(runs, key=lambda run: len(changed_fields(plain, run.config)))
 
 
-def _baseline(run: Run, runs: Sequence[Run], references: dict[str, Run]) -> Run | None:
+def _baseline(
+    run: FinishedRun, runs: Sequence[FinishedRun], references: dict[str, FinishedRun]
+) -> FinishedRun | None:
     """Return the baseline of a run, as `analyze` defines it.
 
     `references` contains the reference run of each recipe.
@@ -213,7 +215,7 @@ def _baseline(run: Run, runs: Sequence[Run], references: dict[str, Run]) -> Run 
     return next(same_epochs, references.get(extended))
 
 
-def _compare(run: Run, baseline: Run, label: str) -> Difference | None:
+def _compare(run: FinishedRun, baseline: FinishedRun, label: str) -> Difference | None:
     """Compare the last accuracies of the seeds that both runs have; None without a common seed."""
     common = sorted(set(run.seeds) & set(baseline.seeds))
     if not common:
@@ -225,7 +227,7 @@ def _compare(run: Run, baseline: Run, label: str) -> Difference | None:
     return difference(label, old, new)
 
 
-def _labels(members: Sequence[Run]) -> Iterator[tuple[int, str]]:
+def _labels(members: Sequence[FinishedRun]) -> Iterator[tuple[int, str]]:
     """Yield the id and a distinct label of each run of one recipe.
 
     The label of several runs is the recipe's name, the folder unless it is named after the recipe,

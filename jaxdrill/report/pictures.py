@@ -11,7 +11,7 @@ from PIL import Image
 
 from jaxdrill.report.analysis import DISPUTED, Analysis
 from jaxdrill.report.tables import ReportTable
-from jaxdrill.runs.reader import Run
+from jaxdrill.runs.reader import FinishedRun
 
 MAX_ROWS = 200  # of the error table
 AUGMENTED = 11  # augmented copies of a digit
@@ -33,7 +33,7 @@ class Picture:
         return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def augmentations(runs: Sequence[Run]) -> list[Picture]:
+def augmentations(runs: Sequence[FinishedRun]) -> list[Picture]:
     """Show three digits before and after augmentation, for each augmentation of the runs.
 
     The pictures are made with the training's own `augment`, and the captions list the changed
@@ -59,7 +59,7 @@ def augmentations(runs: Sequence[Run]) -> list[Picture]:
     return list(pictures.values())
 
 
-def _augment(run: Run, images: np.ndarray) -> np.ndarray:
+def _augment(run: FinishedRun, images: np.ndarray) -> np.ndarray:
     """Augment uint8[N, S, S], each image with the same keys, to uint8[N, AUGMENTED, S, S]."""
     import jax
 
@@ -121,7 +121,7 @@ def _kind(names: Sequence[str], fractions: Sequence[float]) -> str:
     return f"fixed by {names[last + 1]}" if fixed else "sometimes"
 
 
-def _index(i: int, run: Run) -> str:
+def _index(i: int, run: FinishedRun) -> str:
     """Return the index of an image, with a dagger if most people reject its label."""
     return f"{i}{' †' if run.dataset == 'mnist' and i in DISPUTED else ''}"
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxdrill.config.layers import layer_table
 from jaxdrill.report.analysis import Analysis, changed_fields
 from jaxdrill.report.statistics import MAX_SEEDS, Difference, Summary
-from jaxdrill.runs.reader import Run
+from jaxdrill.runs.reader import FinishedRun
 
 NUMBER = re.compile(r"[-+±·\d]([-+±·\d.,%() ]|to|of|from)*|")
 
@@ -108,7 +108,7 @@ def results(analyses: Sequence[Analysis]) -> ReportTable:
     )
 
 
-def _macs(run: Run) -> int:
+def _macs(run: FinishedRun) -> int:
     """Return the multiply-accumulate operations per image."""
     return sum(row.macs for row in layer_table(run.config.network))
 
@@ -200,7 +200,7 @@ def config_diff(analysis: Analysis) -> ReportTable | None:
     return ReportTable(["field", "baseline", "this run"], rows)
 
 
-def layers(run: Run) -> ReportTable:
+def layers(run: FinishedRun) -> ReportTable:
     """Return the layers of the network and their totals."""
     network = layer_table(run.config.network)
     records = [
@@ -222,7 +222,7 @@ def layers(run: Run) -> ReportTable:
     return _table([*records, total])
 
 
-def confusion(run: Run) -> ReportTable:
+def confusion(run: FinishedRun) -> ReportTable:
     """Return the confusion matrix after the last epoch, averaged over the seeds.
 
     Rows are labels, columns are predictions.
@@ -236,7 +236,7 @@ def confusion(run: Run) -> ReportTable:
     return ReportTable(["label", *map(str, range(10))], rows)
 
 
-def times(run: Run) -> ReportTable:
+def times(run: FinishedRun) -> ReportTable:
     """Return the seconds of each phase, summed over all seeds and sessions."""
     seconds = run.metadata["seconds"]
     total = sum(seconds.values()) or 1.0
@@ -244,7 +244,7 @@ def times(run: Run) -> ReportTable:
     return ReportTable(["phase", "seconds", "%"], rows)
 
 
-def sessions(runs: Sequence[Run]) -> ReportTable:
+def sessions(runs: Sequence[FinishedRun]) -> ReportTable:
     """Return the command, versions, machine and commit of each session of the runs."""
     records = []
     for run in runs:

@@ -12,7 +12,7 @@ from jaxdrill.errors import printable
 from jaxdrill.report.analysis import Analysis
 from jaxdrill.report.statistics import Difference, Summary
 from jaxdrill.report.tables import ReportTable, percent, points
-from jaxdrill.runs.reader import Run
+from jaxdrill.runs.reader import FinishedRun
 
 
 def verdict(analyses: Sequence[Analysis]) -> str:
@@ -100,7 +100,7 @@ def _target(analysis: Analysis) -> str:
     )
 
 
-def caveats(runs: Sequence[Run]) -> list[str]:
+def caveats(runs: Sequence[FinishedRun]) -> list[str]:
     """List what a reader must know before comparing runs that were evaluated on the same images.
 
     Caveats about a single run start with its folder.

@@ -1,1 +1,1 @@
-"""Runs: the run folder, checkpoints, weights, provenance, events, and the session that trains and resumes."""
+"""Train runs, write their folders, and read them."""

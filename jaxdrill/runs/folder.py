@@ -1,60 +1,76 @@
-"""The run folder: its files, their columns, and the one writer of each. `reader` reads a whole run. Neither needs JAX.
+"""The layout of a run folder: the names of its files, and the functions to write and read them.
 
-`config.json` is the resolved recipe, `run.json` what made the run, `metrics.jsonl` a line for each epoch and seed,
-`predictions/` each seed's answers after the last epoch, `images.npz` the images that a report shows.
+`config.json` is the resolved recipe, `run.json` describes how the run was made, `metrics.jsonl` has
+one row per epoch and seed, `predictions/` and `weights/` belong to the last epoch of each seed, and
+`images.npz` has the images that a report shows. See also `checkpoints` and `progress`.
+
+`reader` reads the folder of a finished run as a whole. Neither module imports JAX.
 """
 
 import json
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from scipy.special import softmax
 
-from jaxdrill.array_files import read_npz, write_npz
+from jaxdrill.array_files import Arrays, read_npz, write_npz
+from jaxdrill.config import from_file
 from jaxdrill.config.config import Config
-from jaxdrill.errors import RunError
+from jaxdrill.errors import RunError, UsageError
 from jaxdrill.files import parse_json, read_bytes, read_json, write_text
 
-FORMAT = 3  # it grows when a reader of the older one would go wrong
-LARGEST_NUMBER = 1e30  # in metrics.jsonl: what is read can be squared and added, as statistics do
-FOLDERS = ("predictions", "weights", "checkpoints", "tensorboard")
-NAMES = (
-    "config.json",
-    "run.json",
-    "metrics.jsonl",
-    "images.npz",
-    *FOLDERS,
-)  # of what training writes
-# What to do if a run cannot be continued.
+FORMAT = 3  # Increased when a reader of the older format would misread the files.
+CONFIG, METADATA, METRICS, IMAGES = "config.json", "run.json", "metrics.jsonl", "images.npz"
+NAMES = (CONFIG, METADATA, METRICS, IMAGES, "predictions", "weights", "checkpoints", "tensorboard")
+CHECKPOINTS = "checkpoints/seed*"  # pattern: one folder per group of seeds
 START_OVER = "Pass --restart to archive that run and start over, or pass another --workdir."
+RERUN = "Rerun the command that trained the run, which writes the file again."
 TRAINED = ("epoch", "step", "learning_rate", "train_loss", "train_accuracy", "seconds")
-EVALUATED = (
-    "loss",
-    "accuracy",
-    "examples",
-)  # in the file `test_loss` or `validation_loss` and so on
+EVALUATED = ("loss", "accuracy", "examples")
+PREDICTIONS = {  # in predictions/seed_S.npz, of N evaluated images
+    "epoch": "int[]",
+    "labels": "uint8[N]",
+    "predicted": "uint8[N]",
+    "probabilities": "float16[N, 10]",
+}
+
+Rows = list[dict[str, Any]]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Number = Annotated[int | float, Field(ge=-1e30, le=1e30)]  # Statistics can square and add these.
 
 
-class _Read(BaseModel):
+class Strict(BaseModel):
+    """A JSON object whose values are not converted. Numbers are finite."""
+
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
 
-class Session(_Read):
-    """What `run.json` says of a session of a run."""
+class Row(Strict):
+    """One row of `metrics.jsonl`: a seed, an epoch from 0, and other numbers by name."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Number]  # pyright: ignore[reportIncompatibleVariableOverride]
+    seed: Seed
+    epoch: Seed
+
+
+class Session(Strict):
+    """A session of a run."""
 
     versions: dict[str, str]
     devices: list[str] = Field(min_length=1)
     processor: str
     git_commit: str | None
-    command: list[str] = []  # older files do not say that of earlier sessions
-    seeds: list[int] = []  # that the command requested; older files do not say
+    command: list[str] = []  # Older versions did not record the commands of earlier sessions.
+    seeds: list[int] = []  # requested by the command; older versions did not record them
 
 
-class Seconds(_Read):
-    """The seconds of each phase, of all sessions."""
+class Seconds(Strict):
+    """The duration of each phase, summed over all sessions."""
 
     data: float = Field(ge=0)
     compile: float = Field(ge=0)
@@ -62,119 +78,123 @@ class Seconds(_Read):
     evaluation: float = Field(ge=0)
 
 
-class Metadata(Session):
-    """What every reader may count on in `run.json`, which says more."""
+class RunMetadata(Session):
+    """The fields of `run.json` that readers rely on. The file contains more."""
 
     command: list[str]  # pyright: ignore[reportGeneralTypeIssues]
     parameters: int = Field(ge=0, lt=2**63)
     dataset: str
     dataset_sha256: str
-    evaluated_sha256: str | None = None  # not in runs of earlier versions
+    evaluated_sha256: str | None = None  # Older versions did not record it.
     split: Literal["test", "validation"]
     earlier_sessions: list[Session]
     seconds: Seconds
 
 
-def read_metadata(folder: Path) -> dict[str, Any]:
-    """Read the `run.json` of a run folder. Whoever resumes the run and whoever reads it get the same checks.
+@contextmanager
+def explain_damage(path: Path, advice: str = "") -> Iterator[None]:
+    """Turn an error of reading or validating a file into a RunError of one line.
 
-    Raises:
-        OSError: the file is missing or cannot be read.
-        RunError: the file is damaged, or another version of jaxdrill wrote it.
+    Args:
+        path: the file or folder that the message names.
+        advice: complete sentences that tell the user what to do.
     """
     try:
-        metadata = read_json(folder / "run.json")
-        if not isinstance(metadata, dict):
-            raise ValueError("run.json is not a JSON object")
-        if metadata.get("format") != FORMAT:
-            raise RunError(
-                f"{folder} was written by another version of jaxdrill (its format is {metadata.get('format', 1)}, this "
-                f"one reads {FORMAT}). Use that version to read or continue it. {START_OVER}"
-            )
-        Metadata.model_validate(metadata)
-    except ValueError as error:
-        first = error.errors()[0] if isinstance(error, ValidationError) else None
-        what = (
-            f"{'.'.join(map(str, first['loc']))} in run.json: {first['msg']}"
-            if first
-            else f"run.json: {error}"
-        )
-        raise RunError(
-            f"{folder} is damaged ({what}). Delete its run.json and repeat the command that trained it, which writes "
-            "the file again."
-        ) from error
-    return metadata
-
-
-Rows = list[dict[str, Any]]
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
+        reason = f"{error}"
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            reason = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
+        elif isinstance(error, KeyError):
+            reason = f"{error.args[0]} is missing"
+        raise RunError(f"{path} is damaged ({reason}). {advice}".rstrip()) from error
 
 
 def predictions_file(folder: Path, seed: int) -> Path:
-    """Return the path of a seed's predictions after its last epoch.
-
-    The file holds epoch int; of the evaluated images labels uint8[N], predicted uint8[N] and probabilities
-    float16[N, 10], rounded to four decimals; and of a subset of the training images, in evaluation mode, train_correct
-    and train_examples, int (runs of earlier versions lack these two).
-    """
+    """Return the path of a seed's predictions after its last epoch; see `write_predictions`."""
     return folder / "predictions" / f"seed_{seed}.npz"
 
 
 def write_config(folder: Path, config: Config, seeds: list[int]) -> None:
     """Write `config.json`: the resolved recipe with every seed in the folder.
 
-    `seed` is the smallest seed. `seeds` is the number of seeds if they are consecutive, otherwise their list.
-
-    Args:
-        folder: the run folder.
-        config: the recipe.
-        seeds: in order, at least one.
+    `seed` is the smallest seed. `seeds` is the number of seeds if they are consecutive, otherwise
+    the list of all seeds. The argument `seeds` is in ascending order, and not empty.
     """
     consecutive = seeds[-1] - seeds[0] == len(seeds) - 1
-    table = config.model_dump(mode="json") | {
-        "seed": seeds[0],
-        "seeds": len(seeds) if consecutive else seeds,
-    }
-    write_text(folder / "config.json", json.dumps(table, indent=1))
+    table = config.model_dump(mode="json")
+    table |= {"seed": seeds[0], "seeds": len(seeds) if consecutive else seeds}
+    write_text(folder / CONFIG, json.dumps(table, indent=1))
+
+
+def read_config(folder: Path) -> Config:
+    """Read the recipe of a run folder.
+
+    Raises:
+        RunError: `config.json` is missing or damaged.
+    """
+    file = folder / CONFIG
+    if not file.is_file():
+        raise RunError(
+            f"{folder} is not a run folder: {CONFIG} is missing. "
+            "Pass a folder written by jaxdrill train."
+        )
+    with explain_damage(file, "Train the recipe again into another folder."):
+        return from_file(file)
 
 
 def write_metadata(folder: Path, metadata: dict[str, Any]) -> None:
-    """Write `run.json`."""
-    write_text(folder / "run.json", json.dumps(metadata, indent=1))
+    """Replace `run.json`; `provenance.describe_run` returns its content."""
+    write_text(folder / METADATA, json.dumps(metadata, indent=1))
+
+
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """Read and check `run.json`.
+
+    Returns:
+        The whole content of the file. The fields of `RunMetadata` are valid.
+
+    Raises:
+        RunError: the file is missing or damaged, or another version of jaxdrill wrote it.
+    """
+    file = folder / METADATA
+    with explain_damage(file, f"Delete it. {RERUN}"):
+        metadata = read_json(file)
+        if not isinstance(metadata, dict):
+            raise ValueError("it is not a JSON object")
+        if metadata.get("format") != FORMAT:
+            raise RunError(
+                f"{folder} was written by another version of jaxdrill (its format is "
+                f"{metadata.get('format', 1)}, this one reads {FORMAT}). "
+                f"Use that version to read or resume it. {START_OVER}"
+            )
+        RunMetadata.model_validate(metadata)
+    return metadata
 
 
 def write_rows(folder: Path, rows: Rows) -> None:
-    """Replaces `metrics.jsonl`; rows have `seed`, the columns of TRAINED, and those of EVALUATED after their split."""
-    write_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    """Replace `metrics.jsonl`."""
+    write_text(folder / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def read_rows(folder: Path) -> tuple[Rows, int | None]:
-    """The whole lines of `metrics.jsonl`, and the number of the first that is damaged, counted from 1."""
-    file = folder / "metrics.jsonl"
+    """Read `metrics.jsonl`, which may be missing.
+
+    Returns:
+        The valid rows, and the number of the first damaged line, counted from 1, or None.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    file = folder / METRICS
     rows, damaged = [], None
     for number, line in enumerate(read_bytes(file).splitlines() if file.exists() else [], start=1):
         try:
-            rows.append(as_row(parse_json(line)))
+            rows.append(Row.model_validate(parse_json(line)).model_dump())
         except ValueError:
             damaged = damaged or number
     return rows, damaged
-
-
-def as_row(value: Any) -> dict[str, Any]:
-    """Check a row of `metrics.jsonl`: numbers by name, its seed and epoch whole and from 0 to 2**32 - 1.
-
-    Raises:
-        ValueError: it is not such a row.
-    """
-    whole = isinstance(value, dict) and all(
-        type(value.get(key)) is int for key in ("seed", "epoch")
-    )
-    if not whole or not 0 <= value["seed"] < 2**32 or not 0 <= value["epoch"] < 2**32:
-        raise ValueError("a row of metrics.jsonl has no seed or epoch")
-    if not all(
-        type(number) in (int, float) and abs(number) <= LARGEST_NUMBER for number in value.values()
-    ):
-        raise ValueError("a row of metrics.jsonl holds something else than numbers")
-    return {"seed": value["seed"], "epoch": value["epoch"]} | value
 
 
 def write_predictions(
@@ -187,75 +207,86 @@ def write_predictions(
 ) -> None:
     """Write the predictions of a seed after an epoch.
 
+    The file contains PREDICTIONS, and the integers train_correct and train_examples, which older
+    versions did not write.
+
     Args:
-        folder: run folder.
+        folder: the run folder.
         seed: the seed.
-        epoch: number of the epoch, from 0.
+        epoch: from 0.
         labels: uint8[N] of the evaluated images.
         logits: float32[N, 10] of the evaluated images.
-        train: the number of training images classified correctly in evaluation mode, and the number of them evaluated.
+        train: the number of correctly classified training images, and of all that were evaluated.
     """
+    probabilities = np.round(
+        softmax(logits, axis=-1), 4
+    )  # Rounding makes the file 3 times smaller.
     arrays = {
         "epoch": np.int64(epoch),
         "labels": labels,
         "predicted": logits.argmax(axis=-1).astype(np.uint8),
-        "probabilities": np.round(softmax(logits, axis=-1), 4).astype(
-            np.float16
-        ),  # rounded they pack to a third
+        "probabilities": probabilities.astype(np.float16),
         "train_correct": np.int64(train[0]),
         "train_examples": np.int64(train[1]),
     }
     write_npz(predictions_file(folder, seed), arrays)
 
 
-def read_predictions(file: Path) -> dict[str, np.ndarray]:
-    """Read the predictions of a seed, see `predictions_file`.
+def read_predictions(file: Path) -> Arrays:
+    """Read the predictions of a seed; see `write_predictions`.
 
     Raises:
-        FileNotFoundError: the file is missing.
-        ValueError: the file is damaged, or holds something else.
+        OSError: the file is missing or cannot be read.
+        ValueError: the file is damaged.
     """
-    kept = read_npz(file)
-    if missing := [
-        name for name in ("epoch", "labels", "predicted", "probabilities") if name not in kept
-    ]:
-        raise ValueError(f"{file.name} holds no {missing[0]}")
-    epoch, labels, predicted = kept["epoch"], kept["labels"], kept["predicted"]
-    count = labels.size
-    if epoch.shape or epoch.dtype.kind not in "iu":
-        raise ValueError(f"{file.name} holds no number of an epoch")
-    if not (
-        labels.dtype == predicted.dtype == np.uint8 and labels.shape == predicted.shape == (count,)
-    ):
-        raise ValueError(f"{file.name} holds no labels and predictions")
-    if (kept["probabilities"].dtype, kept["probabilities"].shape) != (
-        np.float16,
-        (count, 10),
-    ) or not count:
-        raise ValueError(f"{file.name} holds no probabilities of ten classes")
-    probabilities = kept["probabilities"]
-    if (
-        max(labels.max(), predicted.max()) > 9
-        or not ((probabilities >= 0) & (probabilities <= 1)).all()
-    ):
-        raise ValueError(f"{file.name} holds something else than digits and their probabilities")
-    if "train_correct" in kept:
-        correct, examples = kept["train_correct"], kept.get("train_examples", np.float64(0))
-        whole = all(each.shape == () and each.dtype.kind in "iu" for each in (correct, examples))
-        if not whole or not 0 <= correct <= examples or not examples:
-            raise ValueError(f"{file.name} holds no count of training images")
-    return kept
+    arrays = read_npz(file)
+    check_arrays(arrays, PREDICTIONS)
+    probabilities = arrays["probabilities"]
+    if not probabilities.size or max(arrays["labels"].max(), arrays["predicted"].max()) > 9:
+        raise ValueError("labels and predicted are not classes from 0 to 9")
+    if not ((probabilities >= 0) & (probabilities <= 1)).all():
+        raise ValueError("probabilities are not between 0 and 1")
+    if "train_correct" in arrays:
+        check_arrays(arrays, {"train_correct": "int[]", "train_examples": "int[]"})
+        correct, examples = arrays["train_correct"], arrays["train_examples"]
+        if not 0 <= correct <= examples or not examples:
+            raise ValueError(f"train_correct is {correct} of {examples} images")
+    return arrays
 
 
 def write_images(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
-    """Write `images.npz`, the evaluated images that a report shows: the first of each class, and those that a seed got
-    wrong. index int64[K], images uint8[K, 28, 28]. A seed's predictions that are damaged or of other images are left
-    out."""
+    """Write `images.npz`: the first evaluated image of each class, and the misclassified images.
+
+    The file contains index int64[K] and images uint8[K, 28, 28]. Predictions that are damaged or
+    belong to other images are skipped. `images` is uint8[N, 28, 28, 1], `labels` uint8[N].
+    """
     shown = {int(np.argmax(labels == label)) for label in np.unique(labels)}
     for file in folder.glob("predictions/seed_*.npz"):
         with suppress(OSError, ValueError):
-            kept = read_predictions(file)
-            if np.array_equal(kept["labels"], labels):
-                shown |= set(np.flatnonzero(kept["predicted"] != labels).tolist())
+            arrays = read_predictions(file)
+            if np.array_equal(arrays["labels"], labels):
+                shown |= set(np.flatnonzero(arrays["predicted"] != labels).tolist())
     index = np.array(sorted(shown))
-    write_npz(folder / "images.npz", {"index": index, "images": images[index, :, :, 0]})
+    write_npz(folder / IMAGES, {"index": index, "images": images[index, :, :, 0]})
+
+
+def check_arrays(arrays: Arrays, expected: dict[str, str]) -> None:
+    """Check the dtype and shape of arrays.
+
+    Args:
+        arrays: by name; others are ignored.
+        expected: by name, such as `uint8[N]`. `int` is any integer dtype, and `N` the size of the
+            first array with an N.
+
+    Raises:
+        ValueError: an array is missing, or has another dtype or shape.
+    """
+    sizes = [arrays[name].size for name, kind in expected.items() if "N" in kind and name in arrays]
+    for name, kind in expected.items():
+        if name not in arrays:
+            raise ValueError(f"{name} is missing")
+        array = arrays[name]
+        dtype = "int" if kind.startswith("int[") and array.dtype.kind in "iu" else array.dtype
+        kind = kind.replace("N", f"{sizes[0]}") if sizes else kind
+        if (found := f"{dtype}{[*array.shape]}") != kind:
+            raise ValueError(f"{name} is {found}; expected {kind}")

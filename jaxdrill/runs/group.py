@@ -13,10 +13,10 @@ from jaxdrill.config.config import Config
 from jaxdrill.data import Dataset
 from jaxdrill.errors import RunError, say, shows_progress
 from jaxdrill.nn.network import named_weights
-from jaxdrill.runs import checkpoints, events, folder
+from jaxdrill.runs import checkpoints, folder
 from jaxdrill.runs.checkpoints import Checkpoint, Checkpoints
 from jaxdrill.runs.folder import Rows
-from jaxdrill.runs.stopping import StopRequest
+from jaxdrill.runs.progress import StopRequest, WriteEpoch, open_events
 from jaxdrill.training import fit, processes
 from jaxdrill.training.fit import EpochResult, NonFiniteLossError
 from jaxdrill.training.step import TrainState
@@ -100,7 +100,7 @@ class SeedGroup:
         self.bar.set_description(f"{self.name} epoch {done + 1} of {epochs}", refresh=False)
         opened = nullcontext()
         if processes.is_first():
-            opened = events.opened(run.workdir / "tensorboard", self.seeds, self.step)
+            opened = open_events(run.workdir / "tensorboard", self.seeds, self.step)
         with self.bar, opened as scalars:
             for result in fit.fit(
                 trainer, run.dataset, self.seeds, state, initial=run.initial, watch=self._watch
@@ -145,7 +145,7 @@ class SeedGroup:
             self.run.metadata["seconds"]["train"] += seconds
             self._check_stop(step)
 
-    def _end_epoch(self, result: EpochResult, scalars: events.Events | None) -> None:
+    def _end_epoch(self, result: EpochResult, scalars: WriteEpoch | None) -> None:
         """Write and print the results of an epoch."""
         run, split = self.run, self.run.dataset.split
         rows = metric_rows(self.seeds, result, split, self.earlier_seconds)
@@ -166,7 +166,7 @@ class SeedGroup:
             self._save(result.state, result.step, 0.0)
         if scalars:
             images = len(self.seeds) * len(run.dataset.train_labels)
-            scalars.write(rows, images / (self.earlier_seconds + result.train_seconds))
+            scalars(rows, images / (self.earlier_seconds + result.train_seconds))
         self.earlier_seconds = 0.0
         with self.bar.external_write_mode():
             say(epoch_line(self.name, rows, run.config.epochs, split))

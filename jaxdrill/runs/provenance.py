@@ -1,4 +1,4 @@
-"""What made a run: versions, devices, processor, commit; and what decides its bits."""
+"""Provenance of a run: versions, devices, processor and commit; and what determines its results."""
 
 import os
 import platform
@@ -15,25 +15,17 @@ from jaxdrill import __version__
 from jaxdrill.config.config import Config
 from jaxdrill.data import Dataset
 from jaxdrill.errors import UsageError
-from jaxdrill.runs.folder import FORMAT, START_OVER
+from jaxdrill.runs.folder import FORMAT, START_OVER, Seconds
 from jaxdrill.training import devices
 from jaxdrill.training.random import GENERATOR
 
-# Packages that determine results; those of accelerators are recorded where one is used.
-LIBRARIES = (
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "numpy",
-    "scipy",
-    "scikit-learn",
-    "tensorflow-datasets",
-)
+LIBRARIES = ["jax", "jaxlib", "flax", "optax", "numpy", "scipy", "scikit-learn"]
+LIBRARIES += ["tensorflow-datasets"]
+# Packages of accelerators determine results too, and are recorded only where one is used.
 ACCELERATORS = re.compile(
     r"libtpu|jax[-_](cuda|rocm)\d*[-_](plugin|pjrt)|nvidia[-_](cudnn|cublas)([-_]cu\d+)?"
 )
-# Fields with which a run may be continued; what `init_from` names is compared by its sum.
+# Fields that may change when a run is resumed. `init_from` is compared by its checksum.
 FREE = {"epochs", "seed", "seeds", "goal", "extends", "init_from"}
 
 
@@ -49,26 +41,24 @@ def describe_run(
 
     Args:
         config: the recipe, with the requested seeds.
-        dataset: that is trained on.
-        identity: of the run, see `identity`.
-        parameters: how many the network has.
+        dataset: the training and evaluated images.
+        identity: of the run; see `identity`.
+        parameters: the network's number of parameters.
         command: of this session.
-        previous: the file's content after the last session, or empty.
+        previous: the content of `run.json` after the last session, or empty.
     """
+    python = {"python": platform.python_version(), "jaxdrill": __version__}
     session = {
         "command": command,
         "seeds": config.seed_list,
-        "versions": {"python": platform.python_version(), "jaxdrill": __version__}
-        | _library_versions(),
-        "devices": [
-            f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices()
-        ],
+        "versions": python | _library_versions(),
+        "devices": [f"{each.platform}:{each.id} {each.device_kind}" for each in jax.devices()],
         "processor": _processor(),
         "git_commit": git_commit(Path(__file__).parents[1]),
     }
-    # A session that only repeats this one, after a stop, adds nothing. Older files lack the seeds and some commands.
+    # Rerunning a stopped command adds no session. Older versions recorded fewer fields.
     last = {key: previous[key] for key in session if key in previous}
-    earlier = [*previous.get("earlier_sessions", []), last] if last else []
+    earlier = [*previous.get("earlier_sessions", []), *([last] if last else [])]
     return {
         "format": FORMAT,
         "step": config.name,
@@ -82,55 +72,51 @@ def describe_run(
         "matmul_precision": config.execution.matmul_precision,
         **session,
         "earlier_sessions": [each for each in earlier if each != session],
-        "seconds": previous.get(
-            "seconds", dict.fromkeys(("data", "compile", "train", "evaluation"), 0.0)
-        ),
+        "seconds": previous.get("seconds", dict.fromkeys(Seconds.model_fields, 0.0)),
     }
 
 
 def identity(config: Config, dataset_sha256: str, init_sha256: str = "") -> dict[str, Any]:
-    """What decides the bits of a run on given devices, by dotted name: the recipe's fields, data, generator, and the
-    weights that it starts from, if it does."""
-    table = config.model_dump(mode="json")
-    table = {key: value for key, value in table.items() if key not in FREE and key != "execution"}
+    """Return what determines the results of a run on given devices, by dotted name.
+
+    This is the recipe's fields except FREE, the checksums of the data and of the initial weights,
+    and the random number generator.
+    """
+    table = config.model_dump(mode="json", exclude={*FREE, "execution"})
     if config.schedule.has_horizon:
         table["epochs"] = config.epochs
     tables = {key: value for key, value in table.items() if isinstance(value, dict)}
-    inner = {
-        f"{key}.{name}": value for key, values in tables.items() for name, value in values.items()
-    }
-    flat = {key: value for key, value in table.items() if key not in tables}
-    precision = {"execution.matmul_precision": config.execution.matmul_precision}
-    sums = {"dataset_sha256": dataset_sha256} | (
-        {"init_sha256": init_sha256} if init_sha256 else {}
-    )
-    # Older versions held out drawings of digits whose other drawings they trained on: a run is not continued so.
-    by_source = (
-        {"hold_out_by": "source image"} if config.hold_out and config.data == "digits" else {}
-    )
-    return flat | inner | precision | sums | by_source | {"generator": GENERATOR}
+    found = {key: value for key, value in table.items() if key not in tables}
+    found |= {f"{key}.{name}": tables[key][name] for key in tables for name in tables[key]}
+    found["execution.matmul_precision"] = config.execution.matmul_precision
+    found["dataset_sha256"] = dataset_sha256
+    if init_sha256:
+        found["init_sha256"] = init_sha256
+    if config.hold_out and config.data == "digits":
+        # Older versions trained on other drawings of held-out digits; such runs are not resumed.
+        found["hold_out_by"] = "source image"
+    return found | {"generator": GENERATOR}
 
 
-def assert_same_identity(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Compare the identity of the run in a folder with that of the run to train; both are results of `identity`.
+def check_same_identity(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Check that the run in a folder may be resumed. `old` and `new` are results of `identity`.
 
     Raises:
-        UsageError: they differ.
+        UsageError: the identities differ. The message names a field with both values.
     """
     for key in sorted(old.keys() | new.keys()):
-        if old.get(key) == new.get(key):
-            continue
-        what = (
-            "another network"
-            if key == "network"
-            else f"{key} = {old.get(key)}; now it is {new.get(key)}"
-        )
-        reason = " (its schedule ends with the last epoch)" if key == "epochs" else ""
-        raise UsageError(f"{workdir} holds a run with {what}{reason}. {START_OVER}")
+        if old.get(key) != new.get(key):
+            values = f"{key} = {old.get(key)}; now it is {new.get(key)}"
+            values += " (its schedule ends with the last epoch)" if key == "epochs" else ""
+            other = "another network" if key == "network" else values
+            raise UsageError(f"{workdir} holds a run with {other}. {START_OVER}")
 
 
 def git_commit(package: Path) -> str | None:
-    """The commit of this code, `-dirty` if it was changed since, if the package stands in a repository of its own."""
+    """Return the commit of the code, with `-dirty` if files have changed.
+
+    Returns None unless the package is in a Git repository of its own.
+    """
 
     def git(*arguments: str) -> str:
         done = subprocess.run(["git", *arguments], cwd=package, capture_output=True, timeout=10)
@@ -146,7 +132,7 @@ def git_commit(package: Path) -> str | None:
 
 
 def _library_versions() -> dict[str, str]:
-    """Return the versions of the installed libraries that determine results, by the name of their package."""
+    """Return the versions of the installed libraries that determine results."""
     found = {}
     for name in LIBRARIES:
         with suppress(PackageNotFoundError):  # A nightly build has another package name.
@@ -158,12 +144,10 @@ def _library_versions() -> dict[str, str]:
 
 
 def _processor() -> str:
-    """The processor's model and how many of its cores this process may use."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(
-            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
-        )
-    except (OSError, ValueError, StopIteration):
-        model = platform.processor() or platform.machine()
+    """Return the processor's model and the number of cores available to this process."""
+    model = platform.processor() or platform.machine()
+    with suppress(OSError, ValueError):
+        text = Path("/proc/cpuinfo").read_text()
+        if found := re.search(r"^model name[^:]*:(.*)$", text, re.MULTILINE):
+            model = found[1].strip()
     return f"{model}, {devices.cores()} cores"

@@ -1,4 +1,4 @@
-"""Reading run folders: a finished run as arrays, and what is said of a folder that holds none."""
+"""Read the folders of finished runs as arrays, and say why a folder cannot be read."""
 
 import re
 import shlex
@@ -9,68 +9,74 @@ from typing import Any
 
 import numpy as np
 
-from jaxdrill.array_files import read_npz
-from jaxdrill.config import drill_order, from_file
+from jaxdrill.array_files import Arrays, read_npz
+from jaxdrill.config import drill_order
 from jaxdrill.config.config import Config
-from jaxdrill.errors import RunError, UsageError, print_error
+from jaxdrill.errors import RunError, print_error
 from jaxdrill.runs.folder import (
+    CONFIG,
     EVALUATED,
+    IMAGES,
+    METADATA,
+    METRICS,
+    RERUN,
     TRAINED,
+    check_arrays,
+    explain_damage,
     predictions_file,
+    read_config,
     read_metadata,
     read_predictions,
     read_rows,
 )
 
-ASIDE = re.compile(r"\.old_\d+$")  # ends the name of a run folder that `--restart` has set aside
-REMADE = (
-    "Delete its images.npz and repeat the command that trained it, which writes the file again."
-)
+ARCHIVED = re.compile(r"\.old_\d+$")  # the end of the name of a run folder that --restart renamed
 
 
 @dataclass(frozen=True)
-class Run:
-    """What the folder of a finished run holds. Arrays have the seeds as their first axis, in the order of `seeds`."""
+class FinishedRun:
+    """The content of a finished run's folder. The first axis of arrays is `seeds`."""
 
     folder: Path
     config: Config
-    metadata: dict[str, Any]  # `run.json`
+    metadata: dict[str, Any]  # run.json
     seeds: list[int]
-    metrics: dict[str, np.ndarray]  # the columns of TRAINED and EVALUATED, float64[S, E]
-    labels: np.ndarray  # of the evaluated images, uint8[N]
-    predicted: np.ndarray  # after the last epoch, uint8[S, N]
+    metrics: dict[str, np.ndarray]  # float64[S, E] for each name in TRAINED and EVALUATED
+    labels: np.ndarray  # uint8[N] of the evaluated images
+    predicted: np.ndarray  # uint8[S, N] after the last epoch
     probabilities: np.ndarray  # float16[S, N, 10]
-    train_evaluation: (
-        np.ndarray | None
-    )  # accuracy in evaluation mode on a subset of the training images, float64[S]
-    images: dict[
-        int, np.ndarray
-    ]  # some evaluated images, uint8[28, 28]; none if `images.npz` is not there
-    left_out: list[int]  # seeds that the folder holds with another number of epochs
+    train_evaluation: np.ndarray | None  # float64[S], training accuracy in evaluation mode
+    images: dict[int, np.ndarray]  # some evaluated images, uint8[28, 28]; empty without images.npz
+    left_out: list[int]  # seeds of the folder with another number of epochs
 
     @property
     def name(self) -> str:
-        """The recipe's name."""
+        """The name of the recipe."""
         return self.config.name
 
     @property
     def split(self) -> str:
-        """Which images were evaluated: test or validation."""
+        """The evaluated images: `test` or `validation`."""
         return self.metadata["split"]
 
     @property
+    def epochs(self) -> int:
+        """The number of epochs of each seed."""
+        return self.metrics["epoch"].shape[1]
+
+    @property
     def dataset(self) -> str:
-        """Return the dataset's name, and which images are held out if those are evaluated."""
+        """The name of the dataset, followed by the held-out images if they are evaluated."""
         if self.split == "test":
             return self.config.data
         fold = f", fold {self.config.fold}" if self.config.fold else ""
         return f"{self.config.data} ({self.split}, {len(self.labels):,} images{fold})"
 
-    def same_images(self, other: "Run") -> bool:
-        """Return True if both runs were evaluated on the same images, in the same order.
+    def same_images(self, other: "FinishedRun") -> bool:
+        """Return True if both runs were evaluated on the same images in the same order.
 
-        Compares the checksums of the evaluated images and labels. Runs of earlier versions have none; they are compared
-        by the checksum of the whole dataset, the images held out, and the labels.
+        Compares the checksums of the evaluated images and labels. Older versions did not record
+        them; then the checksum of the whole dataset, the held-out images and the labels decide.
         """
         mine, theirs = (run.metadata.get("evaluated_sha256") for run in (self, other))
         if mine and theirs:
@@ -81,194 +87,170 @@ class Run:
         held_out = (self.config.hold_out, self.config.fold) if self.split != "test" else ()
         return self.metadata["dataset_sha256"], self.split, *held_out
 
-    @property
-    def epochs(self) -> int:
-        """How many epochs each seed was trained."""
-        return self.metrics["epoch"].shape[1]
 
-
-def read(folder: Path) -> Run:
-    """Reads a finished run.
+def read(folder: Path) -> FinishedRun:
+    """Read a finished run.
 
     Raises:
-        RunError: the folder is missing, half written, damaged, or of another version; the line names it and the reason.
+        RunError: the folder is missing, incomplete, damaged, or of another version. The message
+            names the file and the reason.
     """
     if not folder.is_dir():
-        raise RunError(f"there is no run folder {folder}; train into it first, or name another")
-    missing = [
-        name
-        for name in ("config.json", "run.json", "metrics.jsonl")
-        if not (folder / name).is_file()
-    ]
-    if "config.json" in missing:
         raise RunError(
-            f"{folder} is no run folder: it holds no config.json; name one that training wrote"
+            f"The run folder {folder} does not exist. Train into it first, or pass another folder."
         )
-    if missing:
-        raise RunError(
-            f"{folder} is half written: it holds no {missing[0]}; repeat the command that trained it"
-        )
-    try:
-        metadata = read_metadata(folder)
-        config = from_file(folder / "config.json")
-        shown = _read_images(folder)
-        again = f"finish it with: {shlex.join(metadata['command'])}"
-        requested = metadata.get("seeds") or config.seed_list
-        curves, left_out = _curves(folder, config, requested, f"{metadata['split']}_", again)
-    except (ValueError, KeyError, AttributeError, TypeError, OSError, UsageError) as error:
-        raise RunError(
-            f"{folder} is damaged ({error}); train it again into another folder"
-        ) from error
+    config = read_config(folder)
+    for name in (METADATA, METRICS):
+        if not (folder / name).is_file():
+            raise RunError(
+                f"{folder} is incomplete: {name} is missing. Rerun the command that trained it."
+            )
+    metadata = read_metadata(folder)
+    command = metadata["command"]
+    if command[:3] == ["python", "-m", "jaxdrill.main"]:
+        command = ["jaxdrill", "train", *command[3:]]
+    finish = f"Finish it with: {shlex.join(command)}"
+    mixed = f"{folder} mixes datasets"
     if config.data != metadata["dataset"]:
-        raise RunError(
-            f"{folder} mixes datasets: config.json says {config.data}, run.json {metadata['dataset']}"
-        )
-    predictions = [_read_predictions(folder, seed, curve, again) for seed, curve in curves.items()]
-    if shown and max(shown) >= len(predictions[0]["labels"]):
-        raise RunError(
-            f"{folder} mixes datasets: images.npz holds images beyond those evaluated. {REMADE}"
-        )
-    if any(not np.array_equal(each["labels"], predictions[0]["labels"]) for each in predictions):
-        raise RunError(
-            f"{folder} mixes datasets: the labels of its predictions differ from seed to seed"
-        )
-    metrics = {
-        key: np.array([c[key] for c in curves.values()], np.float64)
-        for key in (*TRAINED, *EVALUATED)
-    }
-    stacked = {
-        key: np.stack([each[key] for each in predictions]) for key in ("predicted", "probabilities")
-    }
-    evaluated = [
-        each["train_correct"] / each["train_examples"]
-        for each in predictions
-        if "train_correct" in each
-    ]
-    train_evaluation = (
-        np.array(evaluated, np.float64) if len(evaluated) == len(predictions) else None
-    )
-    return Run(
+        raise RunError(f"{mixed}: {CONFIG} says {config.data}, {METADATA} {metadata['dataset']}.")
+    seeds, metrics, left_out = _read_metrics(folder, config, metadata, finish)
+    if len(np.unique(metrics["examples"])) > 1:
+        raise RunError(f"{mixed}: its epochs were evaluated on different numbers of images.")
+    accuracies = dict(zip(seeds, metrics["accuracy"][:, -1], strict=True))
+    predictions = _read_predictions(folder, config.epochs - 1, accuracies, finish)
+    images = _read_images(folder)
+    if max(images, default=-1) >= len(predictions["labels"]):
+        beyond = f"{IMAGES} contains images beyond the evaluated ones. Delete it. {RERUN}"
+        raise RunError(f"{mixed}: {beyond}")
+    return FinishedRun(
         folder,
         config,
         metadata,
-        list(curves),
+        seeds,
         metrics,
-        predictions[0]["labels"],
-        **stacked,
-        images=shown,
-        train_evaluation=train_evaluation,
+        images=images,
         left_out=left_out,
+        **predictions,
     )
 
 
-Curve = dict[str, list[float]]
+def _read_metrics(
+    folder: Path, config: Config, metadata: dict[str, Any], finish: str
+) -> tuple[list[int], dict[str, np.ndarray], list[int]]:
+    """Read `metrics.jsonl`.
 
-
-def _curves(
-    folder: Path, config: Config, requested: Sequence[int], prefix: str, again: str
-) -> tuple[dict[int, Curve], list[int]]:
-    """Return the columns of each seed, and the seeds left out: unfinished, and not requested by the last command."""
-    rows, damaged = read_rows(folder)
-    if damaged:
-        raise RunError(
-            f"{folder} is damaged: line {damaged} of metrics.jsonl is cut short or wrong; {again}"
-        )
-    names = {key: key for key in TRAINED} | {key: prefix + key for key in EVALUATED}
-    if lacking := [name for name in names.values() if any(name not in row for row in rows)]:
-        raise ValueError(f"{lacking[0]} is missing in metrics.jsonl")
-    curves, left_out = {}, []
-    if len(rows) < len(requested):
-        raise RunError(
-            f"{folder} is half written: it has {len(rows)} epochs of {len(requested)} seeds; {again}"
-        )
+    Returns:
+        The finished seeds; their columns, as in `FinishedRun.metrics`; and the seeds left out: they
+        are unfinished, and the last command did not request them.
+    """
+    columns = {name: name for name in TRAINED}
+    columns |= {name: f"{metadata['split']}_{name}" for name in EVALUATED}
+    with explain_damage(folder / METRICS, finish):
+        rows, damaged = read_rows(folder)
+        if damaged:
+            raise ValueError(f"line {damaged} is cut short or invalid")
+        for key in columns.values():
+            if any(key not in row for row in rows):
+                raise ValueError(f"{key} is missing")
+    incomplete = f"{folder} is incomplete: "
+    requested = metadata.get("seeds") or config.seed_list
+    if len(rows) < len(requested):  # A damaged number of seeds can be too large for a set.
+        problem = f"it has {len(rows)} epochs of {len(requested)} seeds"
+        raise RunError(f"{incomplete}{problem}. {finish}")
+    seeds, left_out = [], []
     for seed in sorted({row["seed"] for row in rows} | set(requested)):
-        own = [row for row in rows if row["seed"] == seed]
-        if len(own) == config.epochs and all(
-            row["epoch"] == epoch for epoch, row in enumerate(own)
-        ):
-            curves[seed] = {key: [row[name] for row in own] for key, name in names.items()}
+        epochs = [row["epoch"] for row in rows if row["seed"] == seed]
+        if len(epochs) == config.epochs and epochs == list(range(config.epochs)):
+            seeds.append(seed)
         elif seed in requested:
-            raise RunError(
-                f"{folder} is half written: seed {seed} has {len(own)} of {config.epochs} epochs; {again}"
-            )
+            problem = f"seed {seed} has {len(epochs)} of {config.epochs} epochs"
+            raise RunError(f"{incomplete}{problem}. {finish}")
         else:
             left_out.append(seed)
-    if len({count for curve in curves.values() for count in curve["examples"]}) > 1:
-        raise RunError(
-            f"{folder} mixes datasets: its epochs were evaluated on different numbers of images"
-        )
-    return curves, left_out
+    rows = sorted((row for row in rows if row["seed"] in seeds), key=lambda row: row["seed"])
+    shape = len(seeds), config.epochs
+    return (
+        seeds,
+        {
+            name: np.array([row[key] for row in rows], np.float64).reshape(shape)
+            for name, key in columns.items()
+        },
+        left_out,
+    )
 
 
-def _read_predictions(folder: Path, seed: int, curve: Curve, again: str) -> dict[str, np.ndarray]:
-    """The predictions of a seed, checked against its last epoch; `again` says how to finish the run."""
-    file = predictions_file(folder, seed)
-    if not file.exists():
-        raise RunError(f"{folder} is half written: predictions/{file.name} is missing; {again}")
-    try:
-        kept = read_predictions(file)
-        same = int(kept["epoch"]) == curve["epoch"][-1]
-        same &= bool(
-            abs(np.mean(kept["predicted"] == kept["labels"]) - curve["accuracy"][-1]) < 1e-9
-        )
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise RunError(
-            f"{folder} is damaged ({error}); delete predictions/{file.name} and {again}"
-        ) from error
-    if not same:
-        what = f"predictions/{file.name} is not of the last epoch in metrics.jsonl"
-        raise RunError(f"{folder} is half written: {what}; delete it and {again}")
-    return kept
+def _read_predictions(
+    folder: Path, epoch: int, accuracies: dict[int, float], finish: str
+) -> dict[str, Any]:
+    """Read the predictions of seeds after the last epoch, whose accuracies must be the given ones.
+
+    Returns:
+        The fields labels, predicted, probabilities and train_evaluation of a `FinishedRun`.
+    """
+    seeds: list[Arrays] = []
+    for seed, accuracy in accuracies.items():
+        file = predictions_file(folder, seed)
+        if not file.exists():
+            raise RunError(f"{folder} is incomplete: predictions/{file.name} is missing. {finish}")
+        with explain_damage(file, f"Delete it. {finish}"):
+            arrays = read_predictions(file)
+            found = np.mean(arrays["predicted"] == arrays["labels"])
+            if arrays["epoch"] != epoch or abs(found - accuracy) >= 1e-9:
+                raise ValueError(f"it is not of the last epoch in {METRICS}")
+        if seeds and not np.array_equal(arrays["labels"], seeds[0]["labels"]):
+            raise RunError(f"{folder} mixes datasets: the labels differ between its predictions.")
+        seeds.append(arrays)
+    train = [a["train_correct"] / a["train_examples"] for a in seeds if "train_correct" in a]
+    return {
+        "labels": seeds[0]["labels"],
+        "predicted": np.stack([arrays["predicted"] for arrays in seeds]),
+        "probabilities": np.stack([arrays["probabilities"] for arrays in seeds]),
+        "train_evaluation": np.array(train) if len(train) == len(seeds) else None,
+    }
 
 
 def _read_images(folder: Path) -> dict[int, np.ndarray]:
-    """Return the images of `images.npz` by their index, none if the file is missing."""
-    file = folder / "images.npz"
+    """Read `images.npz`, which may be missing."""
+    file = folder / IMAGES
     if not file.exists():
         return {}
-    try:
-        kept = read_npz(file)
-        index, images = kept["index"], kept["images"]
-        if index.ndim != 1 or index.dtype.kind not in "iu" or (index < 0).any():
-            raise ValueError(f"{file.name} holds no numbers of images")
-        if (images.dtype, images.shape) != (np.uint8, (len(index), 28, 28)):
-            raise ValueError(f"{file.name} holds no images")
-    except (ValueError, KeyError, OSError) as error:
-        raise RunError(f"{folder} is damaged ({error}). {REMADE}") from error
-    return dict(zip(index.tolist(), images, strict=True))
+    with explain_damage(file, f"Delete it. {RERUN}"):
+        arrays = read_npz(file)
+        check_arrays(arrays, {"index": "int[N]", "images": "uint8[N, 28, 28]"})
+        if (arrays["index"] < 0).any():
+            raise ValueError("index is negative")
+    return dict(zip(arrays["index"].tolist(), arrays["images"], strict=True))
 
 
 def find(paths: Sequence[Path]) -> list[tuple[Path, bool]]:
-    """Find run folders: a folder of run folders stands for those in it, by name, without archived ones.
+    """Find run folders, each once. A folder of run folders stands for those in it, by name.
+
+    Run folders that `--restart` archived are not found in a folder of run folders.
 
     Returns:
-        Each run folder, and whether it was found in a folder of run folders.
+        Each run folder, and True if it was found in a folder of run folders.
     """
-    folders: list[tuple[Path, bool]] = []
+    found: dict[Path, tuple[Path, bool]] = {}
     for path in paths:
-        inside = sorted(
-            file.parent for file in path.glob("*/config.json") if not ASIDE.search(file.parent.name)
-        )
-        several = bool(inside) and not (path / "config.json").exists()
-        folders += [(folder, True) for folder in inside] if several else [(path, False)]
-    return folders
+        inside = sorted(file.parent for file in path.glob(f"*/{CONFIG}"))
+        inside = [folder for folder in inside if not ARCHIVED.search(folder.name)]
+        several = bool(inside) and not (path / CONFIG).exists()
+        for folder in inside if several else [path]:
+            found.setdefault(folder.resolve(), (folder, several))
+    return list(found.values())
 
 
-def read_each(paths: Sequence[Path]) -> list[Run]:
-    """Read runs, or all runs in folders of runs, in the order given.
+def read_each(paths: Sequence[Path]) -> list[FinishedRun]:
+    """Read runs, or all runs in folders of run folders, in the given order.
 
-    A run in a folder of runs that is unfinished or damaged is named on stderr and skipped.
+    A run in a folder of run folders that is incomplete or damaged is skipped with a warning.
 
     Raises:
-        RunError: as `read`, for a run folder that was passed itself; or every run was skipped.
+        RunError: as `read`, for a run folder that was passed itself; or no run could be read.
     """
-    runs: list[Run] = []
+    runs: list[FinishedRun] = []
     skipped: list[str] = []
-    seen: set[Path] = set()
     for folder, in_folder in find(paths):
-        if folder.resolve() in seen:
-            continue
-        seen.add(folder.resolve())
         try:
             runs.append(read(folder))
         except RunError as error:
@@ -277,30 +259,23 @@ def read_each(paths: Sequence[Path]) -> list[Run]:
             skipped.append(f"{error}")
     if not runs:
         raise RunError(
-            f"no finished run was found: {skipped[0]}" if skipped else "no run folder was given"
+            f"No finished run was found: {skipped[0]}" if skipped else "No run folder was passed."
         )
     for error in skipped:
         print_error(f"warning: a run is skipped: {error}")
     return runs
 
 
-def read_all(paths: Sequence[Path]) -> list[Run]:
-    """Read runs for a report: dataset by dataset, MNIST's test first, each in the order of the drill.
+def read_all(paths: Sequence[Path]) -> list[FinishedRun]:
+    """Read runs for a report, as `read_each` does, and sort them.
 
-    Runs of the same recipe come in the order of their epochs, then of their folders.
-
-    Raises:
-        RunError: as `read_each`.
+    Runs are sorted by dataset (MNIST's test set first), then in the order of the drill, then by the
+    number of epochs and the folder.
     """
     runs = read_each(paths)
     order = drill_order({run.name: run.config.extends for run in runs})
-    return sorted(
-        runs,
-        key=lambda run: (
-            run.dataset != "mnist",
-            run.dataset,
-            order.index(run.name),
-            run.epochs,
-            run.folder,
-        ),
-    )
+
+    def position(run: FinishedRun) -> tuple[Any, ...]:
+        return run.dataset != "mnist", run.dataset, order.index(run.name), run.epochs, run.folder
+
+    return sorted(runs, key=position)

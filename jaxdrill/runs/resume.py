@@ -1,4 +1,4 @@
-"""Continuing a run: what its folder holds, whether it is the same run, and the lock that keeps others out."""
+"""Open a run folder for training: resume or archive its run, and lock out other processes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,99 +14,118 @@ from jaxdrill.errors import RunError, UsageError, print_error
 from jaxdrill.files import remove_stale_temporaries
 from jaxdrill.runs import checkpoints, folder, provenance
 from jaxdrill.runs.checkpoints import Checkpoint
-from jaxdrill.runs.folder import Rows
+from jaxdrill.runs.folder import CHECKPOINTS, CONFIG, METADATA, METRICS, START_OVER, Rows
 from jaxdrill.training import processes
 from jaxdrill.weights import weights_file
 
+Contents = tuple[Rows, dict[str, Any], dict[int, Checkpoint]]
+
 
 class CannotWrite(RunError):
-    """The run folder cannot be written; the cause is the OSError."""
+    """Raised when the run folder cannot be written. `__cause__` is the OSError."""
 
 
 def open_run(
     config: Config, workdir: Path, identity: dict[str, Any], steps_per_epoch: int
-) -> tuple[Rows, dict[str, Any], dict[int, Checkpoint]]:
-    """What the folder holds of the run: its rows, its `run.json`, and the checkpoint of each seed. Nothing is changed,
-    but for a damaged `metrics.jsonl`, which is mended from the checkpoints. Process 0 reads for all, and alone has the
-    checkpoints' arrays."""
-    read: dict[int, Checkpoint] = {}
+) -> Contents:
+    """Read what a folder contains of a run. Collective: every process must call it.
 
-    def found() -> Any:
-        rows, previous, latest = _read_run(config, workdir, identity, steps_per_epoch)
-        read.update(latest)
-        return (
-            rows,
-            previous,
-            [(seed, f"{each.file}", each.step, each.metadata) for seed, each in latest.items()],
-        )
+    Only a damaged `metrics.jsonl` is changed: it is repaired from the checkpoints.
 
-    rows, previous, latest = processes.broadcast_from_first(found)
-    return (
-        rows,
-        previous,
-        read or {s: Checkpoint(Path(file), step, about, {}) for s, file, step, about in latest},
-    )
+    Args:
+        config: the recipe, with the requested seeds and epochs.
+        workdir: the run folder, which may be empty.
+        identity: of the run to train; see `provenance.identity`.
+        steps_per_epoch: optimizer steps.
+
+    Returns:
+        The rows of `metrics.jsonl`, the content of `run.json` or an empty dictionary, and the
+        latest checkpoint of each seed. Only process 0 has the arrays of the checkpoints.
+
+    Raises:
+        UsageError: the folder contains other files, another run, or more epochs than requested.
+        RunError: the run in the folder is damaged.
+    """
+    latest: dict[int, Checkpoint] = {}
+
+    def read() -> Any:
+        rows, previous, found = _read_run(config, workdir, identity, steps_per_epoch)
+        latest.update(found)
+        about = [(seed, f"{each.file}", each.step, each.metadata) for seed, each in found.items()]
+        return rows, previous, about
+
+    rows, previous, about = processes.broadcast_from_first(read)
+    if not processes.is_first():
+        latest = {seed: Checkpoint(Path(file), step, own, {}) for seed, file, step, own in about}
+    return rows, previous, latest
 
 
 def _read_run(
     config: Config, workdir: Path, identity: dict[str, Any], steps_per_epoch: int
-) -> tuple[Rows, dict[str, Any], dict[int, Checkpoint]]:
-    """As `open_run`, in process 0."""
-    config_file = workdir / "config.json"
-    if not is_run(workdir) and (
-        others := [name for name in folder.NAMES if (workdir / name).exists()]
-    ):
-        raise UsageError(
-            f"{workdir} is not a run folder, but holds {others[0]}, which training would replace. "
-            "Choose another --workdir."
-        )
-    try:
-        previous = folder.read_metadata(workdir) if (workdir / "run.json").exists() else {}
-        if config_file.exists():
-            old = from_file(config_file)
-            sha256 = previous.get("dataset_sha256", identity["dataset_sha256"])
-            init_sha256 = (
-                previous.get("init_sha256", "") if previous else identity.get("init_sha256", "")
-            )
-            before = provenance.identity(old, sha256, init_sha256)
-            provenance.assert_same_identity(workdir, before, identity)
+) -> Contents:
+    """Do the work of `open_run` in process 0."""
+    if not is_run(workdir):
+        for name in folder.NAMES:
+            if (workdir / name).exists():
+                raise UsageError(
+                    f"{workdir} is not a run folder, but contains {name}, which training would "
+                    "replace. Choose another --workdir."
+                )
+    previous = folder.read_metadata(workdir) if (workdir / METADATA).exists() else {}
+    with folder.explain_damage(workdir, START_OVER):
+        old = from_file(workdir / CONFIG) if (workdir / CONFIG).exists() else None
         rows, damaged = folder.read_rows(workdir)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise RunError(f"the run in {workdir} is damaged ({error}). {folder.START_OVER}") from error
-    latest: dict[int, Checkpoint] = {}
-    for path in sorted(workdir.glob("checkpoints/seed*")):
-        if checkpoint := checkpoints.latest(path):
-            provenance.assert_same_identity(workdir, checkpoint.metadata["identity"], identity)
-            newer = [
-                s for s in checkpoint.seeds if s not in latest or latest[s].step < checkpoint.step
-            ]
-            latest |= dict.fromkeys(newer, checkpoint)
-    # A row whose checkpoint was never written is trained again, to the same bits.
-    saved = [
-        row for seed, each in latest.items() for row in each.metadata["rows"] if row["seed"] == seed
-    ]
-    mended = damaged or any(row not in rows for row in saved)
-    rows = sorted(
-        saved + [row for row in rows if row["seed"] not in latest],
-        key=lambda row: (row["seed"], row["epoch"]),
-    )
-    if mended:
-        print_error(f"{workdir / 'metrics.jsonl'} was damaged; it is mended from the checkpoints")
-        folder.write_rows(workdir, rows)
+    if old:
+        sums = previous or identity
+        before = provenance.identity(old, sums["dataset_sha256"], sums.get("init_sha256", ""))
+        provenance.check_same_identity(workdir, before, identity)
+    latest = _read_checkpoints(workdir, identity)
+    rows = _repair_rows(workdir, rows, damaged, latest)
+    done = {row["seed"]: row["epoch"] + 1 for row in rows}  # The rows are sorted by epoch.
+    done |= {seed: -(-each.step // steps_per_epoch) for seed, each in latest.items()}
     for seed in config.seed_list:
-        done = max([row["epoch"] + 1 for row in rows if row["seed"] == seed], default=0)
-        if seed in latest:
-            done = -(-latest[seed].step // steps_per_epoch)
-        if done > config.epochs:
+        if (epoch := done.get(seed, 0)) > config.epochs:
             raise UsageError(
-                f"{workdir} holds seed {seed} in epoch {done}, beyond the {config.epochs} requested. "
-                f"Pass --epochs {done} to keep that run. {folder.START_OVER}"
+                f"{workdir} holds seed {seed} in epoch {epoch}, beyond the {config.epochs} "
+                f"requested. Pass --epochs {epoch} to keep that run. {START_OVER}"
             )
     return rows, previous, latest
 
 
+def _read_checkpoints(workdir: Path, identity: dict[str, Any]) -> dict[int, Checkpoint]:
+    """Read the latest checkpoint of each seed, and check that it belongs to the same run."""
+    latest: dict[int, Checkpoint] = {}
+    for group in sorted(workdir.glob(CHECKPOINTS)):
+        if checkpoint := checkpoints.latest(group):
+            provenance.check_same_identity(workdir, checkpoint.metadata["identity"], identity)
+            for seed in checkpoint.seeds:
+                if seed not in latest or latest[seed].step < checkpoint.step:
+                    latest[seed] = checkpoint
+    return latest
+
+
+def _repair_rows(
+    workdir: Path, rows: Rows, damaged: int | None, latest: dict[int, Checkpoint]
+) -> Rows:
+    """Return the rows of the checkpoints, and the rows of seeds without a checkpoint.
+
+    A row that is newer than its seed's checkpoint is dropped: its epoch is trained again, with the
+    same result. `metrics.jsonl` is rewritten if it is damaged or lacks a row.
+    """
+    repaired = [
+        row for seed, each in latest.items() for row in each.metadata["rows"] if row["seed"] == seed
+    ]
+    lost = damaged or any(row not in rows for row in repaired)
+    repaired += [row for row in rows if row["seed"] not in latest]
+    repaired.sort(key=lambda row: (row["seed"], row["epoch"]))
+    if lost:
+        print_error(f"warning: {workdir / METRICS} was damaged; repaired from the checkpoints")
+        folder.write_rows(workdir, repaired)
+    return repaired
+
+
 def is_finished(workdir: Path, rows: Rows, seed: int, epochs: int) -> bool:
-    """Return True if a seed has all its epochs, and whole predictions and weights after the last one."""
+    """Return True if a seed has all its epochs, and undamaged predictions and weights."""
     trained = [row["epoch"] for row in rows if row["seed"] == seed]
     try:
         predicted = int(folder.read_predictions(folder.predictions_file(workdir, seed))["epoch"])
@@ -118,25 +137,30 @@ def is_finished(workdir: Path, rows: Rows, seed: int, epochs: int) -> bool:
 
 @contextmanager
 def locked(workdir: Path) -> Iterator[None]:
-    """Keeps other commands out of the run folder, which is made if need be. The system frees it after a kill."""
+    """Create the run folder if necessary, and lock it until the end of the body.
+
+    The system releases the lock of a killed process. Collective: every process must call it.
+
+    Raises:
+        RunError: another process trains into the folder, or the folder cannot be used.
+    """
     lock = FileLock(workdir / ".lock", timeout=0)
 
     def acquire() -> None:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
             lock.acquire()
-            groups = workdir.glob("checkpoints/seed*")
-            remove_stale_temporaries(
-                (workdir, workdir / "predictions", workdir / "weights", *groups)
-            )
+            folders = ("predictions", "weights", *workdir.glob(CHECKPOINTS))
+            remove_stale_temporaries([workdir, *(workdir / name for name in folders)])
         except Timeout as error:
-            what = f"another process is training into {workdir}; wait for it, or choose another --workdir"
-            raise RunError(what) from error
+            raise RunError(
+                f"Another process is training into {workdir}. Wait for it, or choose another "
+                "--workdir."
+            ) from error
         except OSError as error:
-            what = (
-                f"the workdir {workdir} cannot be used: {error.strerror}; choose another --workdir"
-            )
-            raise CannotWrite(what) from error
+            raise CannotWrite(
+                f"The workdir {workdir} cannot be used: {error.strerror}. Choose another --workdir."
+            ) from error
 
     processes.broadcast_from_first(acquire)
     try:
@@ -146,38 +170,40 @@ def locked(workdir: Path) -> Iterator[None]:
 
 
 def archive_run(workdir: Path) -> None:
-    """Rename a run folder to `NAME.old_1`, or the next number that is free, so that its run can start over.
+    """Rename a run folder to `NAME.old_1`, or the next free number, so that its run can start over.
 
-    Nothing is deleted. A folder that is missing or holds only the lock stays as it is.
+    Nothing is deleted. A folder that is missing or contains only the lock is left unchanged.
 
     Raises:
-        UsageError: it is not a run folder.
+        UsageError: the folder is not a run folder.
         RunError: another process is training into it, or it cannot be renamed.
     """
     if not workdir.exists() or all(path.name == ".lock" for path in workdir.iterdir()):
         return
     if not is_run(workdir):
         raise UsageError(
-            f"{workdir} is not a run folder, so --restart does not rename it. Choose another --workdir."
+            f"{workdir} is not a run folder, so --restart does not rename it. "
+            "Choose another --workdir."
         )
     with locked(workdir):
         number, whole = 1, workdir.absolute()
-        while (aside := whole.with_name(f"{whole.name}.old_{number}")).exists():
+        while (archive := whole.with_name(f"{whole.name}.old_{number}")).exists():
             number += 1
         try:
-            workdir.rename(aside)
+            workdir.rename(archive)
         except OSError as error:
             raise RunError(
-                f"{workdir} cannot be renamed to {aside.name} ({error.strerror})"
+                f"{workdir} cannot be renamed to {archive.name} ({error.strerror})."
             ) from error
-    print_error(f"{workdir} is now {aside}")
+    print_error(f"{workdir} is now {archive}")
 
 
-def is_run(folder: Path) -> bool:
-    """Return True if a folder holds a file that only jaxdrill writes: a checkpoint, or `config.json` with a recipe."""
-    if any(folder.glob("checkpoints/seed*/step_*.safetensors")):
+def is_run(workdir: Path) -> bool:
+    """Return True if a folder contains a checkpoint, or a `config.json` that is a recipe."""
+    if any(workdir.glob(f"{CHECKPOINTS}/step_*.safetensors")):
         return True
     try:
-        return bool(from_file(folder / "config.json"))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, UsageError):
+        with folder.explain_damage(workdir):
+            return bool(from_file(workdir / CONFIG))
+    except RunError:
         return False

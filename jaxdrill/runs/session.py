@@ -16,10 +16,9 @@ from jaxdrill.config.layers import count_parameters, infer_shapes
 from jaxdrill.data import Dataset, splits
 from jaxdrill.errors import UsageError, say
 from jaxdrill.runs import folder, provenance
-from jaxdrill.runs.elapsed import show_elapsed
 from jaxdrill.runs.group import SeedGroup, TrainingRun
+from jaxdrill.runs.progress import StopRequest, show_elapsed
 from jaxdrill.runs.resume import CannotWrite, archive_run, is_finished, locked, open_run
-from jaxdrill.runs.stopping import StopRequest
 from jaxdrill.training import devices, processes
 from jaxdrill.training.trainer import Trainer
 from jaxdrill.weights import initial_weights

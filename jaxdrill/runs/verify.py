@@ -1,4 +1,4 @@
-"""Whether this machine continues a run to the same bits, and repeats its numbers: tried aside, from its recipe."""
+"""The command `verify`: check that this machine resumes a run with identical results."""
 
 import logging
 import signal
@@ -7,56 +7,53 @@ from pathlib import Path
 from typing import Any
 
 from jaxdrill.array_files import digest
-from jaxdrill.config import from_file
 from jaxdrill.config.config import Config
-from jaxdrill.errors import LOGGER, CheckFailed, RunError, Stopped, UsageError, say
-from jaxdrill.files import read_json
-from jaxdrill.runs import session
-from jaxdrill.runs.checkpoints import latest
-from jaxdrill.runs.folder import Rows, read_rows
+from jaxdrill.errors import LOGGER, CheckFailed, RunError, Stopped, say
+from jaxdrill.runs import checkpoints, session
+from jaxdrill.runs.folder import Rows, read_config, read_metadata, read_rows
+from jaxdrill.runs.progress import StopRequest
 from jaxdrill.runs.resume import CannotWrite
-from jaxdrill.runs.stopping import StopRequest
 from jaxdrill.training.fit import NonFiniteLossError
 
-PARTS = 4  # that a training is cut into
-KEPT_NOTHING = "Nothing was kept; run it again from the start."
+PARTS = 4  # The number of sessions that a training is divided into.
+KEPT_NOTHING = "Nothing was kept. Run it again from the start."
 
 
 class StopAfter(StopRequest):
-    """A request to stop after some epochs, or as often as it is asked, or when a person asks."""
+    """Request a stop after some epochs, after some calls of `requested`, or when the user does."""
 
     def __init__(
-        self, person: StopRequest, folder: Path, epochs: int, most: float = float("inf")
+        self, user: StopRequest, folder: Path, epochs: int, max_calls: float = float("inf")
     ) -> None:
-        self.person, self.folder, self.epochs, self.most, self.asked = (
-            person,
-            folder,
-            epochs,
-            most,
-            0,
-        )
+        self.user, self.folder, self.epochs, self.max_calls = user, folder, epochs, max_calls
+        self.calls = 0
 
     def requested(self) -> bool:
-        self.asked += 1
-        done = any(row["epoch"] + 1 == self.epochs for row in read_rows(self.folder)[0])
-        if self.person.requested() or done or self.asked >= self.most:
-            self.signal_number = self.person.signal_number or signal.SIGTERM
+        """Return True if training must stop. Collective: every process must call it."""
+        self.calls += 1
+        if self.user.requested() or self.done() or self.calls >= self.max_calls:
+            self.signal_number = self.user.signal_number or signal.SIGTERM
         return self.signal_number is not None
+
+    def done(self) -> bool:
+        """Return True if the last epoch is in `metrics.jsonl`."""
+        return any(row["epoch"] + 1 == self.epochs for row in read_rows(self.folder)[0])
 
 
 def verify(
     run: Path, epochs: int, stop: StopRequest, data_dir: Path | None = None, offline: bool = False
 ) -> str:
-    """Train the first epochs of a run again, and compare every bit of a training that is stopped and resumed.
+    """Train the first epochs of a run again, with and without interruptions, and compare every bit.
 
-    The first seeds are trained, as many as this machine trains together: once in one go, and once stopped and resumed
-    several times. The trainings are in a temporary folder, which is deleted.
+    As many of the first seeds are trained as this machine trains together: once without
+    interruption, and once stopped and resumed several times. The trainings are in a temporary
+    folder, which is deleted.
 
     Args:
         run: the run folder.
-        epochs: at most this number is trained.
-        stop: is asked between all parts of the work.
-        data_dir: as `data.load`.
+        epochs: the maximum number of epochs to train.
+        stop: the user's request to stop.
+        data_dir: as in `data.load`.
         offline: make no network call.
 
     Returns:
@@ -64,73 +61,50 @@ def verify(
 
     Raises:
         CheckFailed: the two trainings differ.
-        UsageError, RunError: as `session.train`.
+        UsageError, RunError: as in `session.train`.
         Stopped: a signal came. Nothing is kept.
     """
-    config = recipe_of(run)
+    config = read_config(run)
     seeds, epochs = session.first_group(config), min(epochs, config.epochs)
     config = config.model_copy(update={"seed": seeds[0], "seeds": tuple(seeds)})
-    told = f"{epochs} epoch(s) of seed(s) {', '.join(map(str, seeds))}"
+    trained = f"{epochs} epoch(s) of seed(s) {', '.join(map(str, seeds))}"
     with tempfile.TemporaryDirectory(prefix="jaxdrill_verify_") as folder:
-        whole, cut = Path(folder) / "whole", Path(folder) / "cut"
-        say(f"{run}: checking {told}", f"{run}: training them in one go")
-        in_one_go = StopAfter(stop, whole, epochs)
-        _train(config, whole, in_one_go, data_dir, offline)
-        sessions = 0
-        while not any(row["epoch"] + 1 == epochs for row in read_rows(cut)[0]):
+        whole, parts = Path(folder) / "whole", Path(folder) / "parts"
+        say(f"{run}: checking {trained}", f"{run}: training without interruption")
+        uninterrupted = StopAfter(stop, whole, epochs)
+        _train(config, whole, uninterrupted, data_dir, offline)
+        sessions, part = 0, StopAfter(stop, parts, epochs)
+        while not part.done():
             sessions += 1
-            say(f"{run}: the same, stopped and continued ({sessions})")
-            most = (
-                in_one_go.asked / PARTS + sessions
-            )  # more each time, so that it ends even if a launch is an epoch
-            _train(config, cut, StopAfter(stop, cut, epochs, most), data_dir, offline)
-        different = [
-            name
-            for name, a, b in zip(("rows", "state"), _left(whole), _left(cut), strict=True)
-            if a != b
-        ]
-        if different:
-            what = " and ".join(different)
-            raise CheckFailed(
-                f"{told}, stopped and continued {sessions - 1} times, differ in {what}"
-            )
+            say(f"{run}: training again, stopped and resumed ({sessions})")
+            # The limit grows, so that training ends even if it can only stop after an epoch.
+            part.max_calls = uninterrupted.calls / PARTS + sessions
+            part.calls, part.signal_number = 0, None
+            _train(config, parts, part, data_dir, offline)
+        resumed = f"stopped and resumed {sessions - 1} times"
+        pairs = zip(("rows", "state"), _results(whole), _results(parts), strict=True)
+        if different := [name for name, one, other in pairs if one != other]:
+            raise CheckFailed(f"{trained}, {resumed}, differ in {' and '.join(different)}")
         own = [row for row in read_rows(run)[0] if row["seed"] in seeds and row["epoch"] < epochs]
-        same = _without_seconds(own) == _without_seconds(read_rows(whole)[0])
-        repeated = (
-            "they are the run's own numbers"
-            if same
-            else "the run's own numbers are others: " + _made_by(run)
-        )
-        return f"{told}: the same bits, stopped and continued {sessions - 1} times; {repeated}"
-
-
-def recipe_of(run: Path) -> Config:
-    """Read the recipe of a run folder.
-
-    Raises:
-        RunError: the folder is not a run folder, or its recipe is damaged.
-    """
-    file = run / "config.json"
-    try:
-        return from_file(file)
-    except FileNotFoundError as error:
-        raise RunError(
-            f"{run} is no run folder: it holds no config.json; name one that training wrote"
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
-        raise RunError(f"{file} is damaged ({error})") from error
+        repeated = "they are the run's own numbers"
+        if _without_seconds(own) != _results(whole)[0]:
+            repeated = f"the run's own numbers differ: {_made_by(run)}"
+        return f"{trained}: the same bits, {resumed}; {repeated}"
 
 
 def _train(
     config: Config, folder: Path, stop: StopAfter, data_dir: Path | None, offline: bool
 ) -> None:
-    """Train until the end or a stop, without the usual lines. Errors do not promise what only a kept folder allows."""
+    """Train until the end or a stop, printing warnings only.
+
+    Error messages do not suggest to resume, because the folder is deleted.
+    """
     LOGGER.addFilter(_is_warning)
     try:
         session.train(config, folder, stop, data_dir, offline)
     except Stopped as error:
-        if stop.person.requested():
-            number = stop.person.signal_number or signal.SIGTERM
+        if stop.user.requested():
+            number = stop.user.signal_number or signal.SIGTERM
             raise Stopped(f"verify was interrupted. {KEPT_NOTHING}", number) from error
     except RunError as error:
         if isinstance(error, CannotWrite) or isinstance(error.__cause__, NonFiniteLossError):
@@ -144,12 +118,11 @@ def _is_warning(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.WARNING
 
 
-def _left(folder: Path) -> tuple[Rows, list[Any]]:
-    """What a training has left: its rows without their times, and of each checkpoint the step and the sum of arrays."""
-    found = [latest(group) for group in sorted((folder / "checkpoints").iterdir())]
-    return _without_seconds(read_rows(folder)[0]), [
-        (each.step, digest(each.arrays, {})) for each in found if each
-    ]
+def _results(folder: Path) -> tuple[Rows, list[Any]]:
+    """Return the rows without seconds, and the step and the arrays' checksum of each checkpoint."""
+    found = [checkpoints.latest(group) for group in sorted((folder / "checkpoints").iterdir())]
+    state = [(each.step, digest(each.arrays, {})) for each in found if each]
+    return _without_seconds(read_rows(folder)[0]), state
 
 
 def _without_seconds(rows: Rows) -> Rows:
@@ -157,9 +130,9 @@ def _without_seconds(rows: Rows) -> Rows:
 
 
 def _made_by(run: Path) -> str:
-    """What made a run."""
+    """Describe the machine and the version that made a run."""
     try:
-        about = read_json(run / "run.json")
-        return f"it was made by {about['processor']}, jax {about['versions']['jax']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "it does not say what it was made by"
+        metadata = read_metadata(run)
+        return f"it was made by {metadata['processor']}, jax {metadata['versions']['jax']}"
+    except (RunError, KeyError):
+        return "its run.json does not say how it was made"

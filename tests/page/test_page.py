@@ -125,7 +125,7 @@ def test_names_cannot_inject(tmp_path, chromium):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["nowhere"], 1, "there is no run folder nowhere"),
+        (["nowhere"], 1, "The run folder nowhere does not exist"),
         ([], 2, "the following arguments are required: RUN"),
         (
             ["RUN"],

@@ -1,4 +1,4 @@
-"""Where the code comes from, and what decides the bits of a run."""
+"""The commit of the code, and what determines the results of a run."""
 
 import subprocess
 from pathlib import Path
@@ -17,8 +17,8 @@ def git(folder, *arguments):
     subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
 
 
-def test_the_commit_is_the_codes_own_or_none(tmp_path):
-    """Not that of a repository which encloses the environment that the package is installed in."""
+def test_the_commit_is_that_of_the_package(tmp_path):
+    """A repository around the environment of an installed package is ignored."""
     installed = tmp_path / ".venv" / "lib" / "jaxdrill"
     installed.mkdir(parents=True)
     assert provenance.git_commit(installed) is None
@@ -31,9 +31,7 @@ def test_the_commit_is_the_codes_own_or_none(tmp_path):
     assert commit is not None and len(commit) == 40
 
 
-@pytest.mark.skipif(
-    not (ROOT / ".git").exists(), reason="the tests do not stand in a git repository"
-)
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="the tests are not in a Git repository")
 def test_the_commit_of_a_clone():
     head = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True
@@ -41,7 +39,7 @@ def test_the_commit_of_a_clone():
     assert provenance.git_commit(Path(jaxdrill.__file__).parent).removesuffix("-dirty") == head
 
 
-def test_what_decides_bits():
+def test_the_identity_contains_what_determines_the_results():
     recipe = config.load("5")
     identity = provenance.identity(recipe, "sum")
     assert identity["optimizer.learning_rate"] == 0.01 and identity["generator"] == "threefry2x32"
@@ -56,8 +54,8 @@ def test_what_decides_bits():
     assert provenance.identity(recipe, "other") != identity
 
 
-def test_a_hold_out_of_earlier_versions_is_not_continued_where_it_leaked(tmp_path):
-    """They split the drawings of a source digit; the images of MNIST are split as ever."""
+def test_runs_whose_held_out_images_leaked_are_not_resumed(tmp_path):
+    """Older versions held out single drawings of a digit. The hold-out of MNIST is unchanged."""
     recipe = config.load("5", {"hold_out": "1000"})
     assert "hold_out_by" not in provenance.identity(
         recipe.model_copy(update={"data": "mnist"}), "sum"
@@ -66,7 +64,7 @@ def test_a_hold_out_of_earlier_versions_is_not_continued_where_it_leaked(tmp_pat
     earlier = {key: value for key, value in identity.items() if key != "hold_out_by"}
     message = "holds a run with hold_out_by = None; now it is source image. Pass --restart"
     with pytest.raises(UsageError, match=message):
-        provenance.assert_same_identity(tmp_path, earlier, identity)
+        provenance.check_same_identity(tmp_path, earlier, identity)
 
 
 @pytest.mark.parametrize(
@@ -88,10 +86,10 @@ def test_a_hold_out_of_earlier_versions_is_not_continued_where_it_leaked(tmp_pat
         ),
     ],
 )
-def test_another_run_in_the_folder_can_be_archived(tmp_path, step, base, changed, what):
-    """The message names the field with both values, but not the layers of a network."""
+def test_the_message_about_another_run_names_the_field(tmp_path, step, base, changed, what):
+    """It contains both values, but not the layers of a network."""
     old, new = (provenance.identity(config.load(name), "sum") for name in (base, step))
     with pytest.raises(UsageError) as error:
-        provenance.assert_same_identity(tmp_path, old, new | changed)
+        provenance.check_same_identity(tmp_path, old, new | changed)
     how = "Pass --restart to archive that run and start over, or pass another --workdir."
     assert str(error.value) == f"{tmp_path} holds a run with {what}. {how}"

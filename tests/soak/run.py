@@ -27,6 +27,9 @@ from jaxdrill.runs.provenance import git_commit  # noqa: E402
 RESULTS, README = ROOT / "results" / "soak.json", ROOT / "README.md"
 FAULTS = [
     "tests/runs/test_faults.py",
+    "tests/runs/test_restart.py",
+    "tests/runs/test_resume.py",
+    "tests/runs/test_verify.py",
     "tests/runs/test_checkpoints.py",
     "tests/training/test_processes.py",
 ]

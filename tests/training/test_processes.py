@@ -15,7 +15,7 @@ from runs_in_parts import rows
 
 from jaxdrill.errors import UsageError
 from jaxdrill.main import main
-from jaxdrill.runs.checkpoints import latest
+from jaxdrill.runs import checkpoints
 from jaxdrill.training import processes
 
 LOST = "jaxdrill: another process of this run has ended or cannot be reached. The saved state is intact. "
@@ -86,7 +86,7 @@ def test_two_processes_that_are_stopped(tiny_recipe, tmp_path):
     assert said[-1].startswith("jaxdrill: stopped at step ")
     assert (
         int(said[-1].split()[4])
-        == latest(tmp_path / "two" / "checkpoints" / "seed_1").step
+        == checkpoints.latest(tmp_path / "two" / "checkpoints" / "seed_1").step
         < 4 * 23
     )
     assert [code for code, _, _ in ended(start(2, *train))] == [0, 0]
