@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from jaxdrill import data
-from jaxdrill.data import embedded
+from jaxdrill.data import digits as digits_module
 from jaxdrill.main import main
 from jaxdrill.runs import group, session
 from jaxdrill.training.trainer import Trainer
@@ -79,7 +79,9 @@ def finished(tiny_recipe, tmp_path_factory, digits) -> Path:
     folder = tmp_path_factory.mktemp("finished") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            embedded, "digits", lambda: tuple(getattr(digits, name) for name in data.FILES)
+            digits_module,
+            "load_arrays",
+            lambda: tuple(getattr(digits, name) for name in data.FILES),
         )
         assert (
             main(

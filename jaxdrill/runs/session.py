@@ -35,28 +35,22 @@ def train(
     parent: Path = Path("runs"),
     restart: bool = False,
 ) -> Path:
-    """Train every seed of the recipe to its last epoch, and resume an unfinished run.
+    """Train every seed of the recipe to its last epoch, and return the run folder.
 
-    The settings of the process do not change; a command calls `devices.set_up_for` first.
+    An unfinished run is resumed. A command calls `devices.set_up_for` first.
 
     Args:
         config: the recipe, with its seeds and epochs.
-        workdir: the run folder; if None, a folder in `parent` named after the recipe, and after the
-            dataset unless that is MNIST.
+        workdir: run folder; if None, `parent/RECIPE`, or `parent/RECIPE_DATASET` if not MNIST.
         stop: checked between all parts of the work.
-        data_dir: as for `data.load`.
-        offline: make no network call.
+        data_dir, offline: as for `data.load`.
         command: stored in run.json, and suggested by error messages.
         parent: of the default run folder.
         restart: archive an existing run folder first.
 
-    Returns:
-        The run folder.
-
     Raises:
         UsageError: the recipe does not fit the data, or the folder contains another run.
-        RunError: the data or the folder cannot be read, memory or disk is full, or a loss is NaN or
-            infinite.
+        RunError: data or folder are damaged, memory or disk is full, or a loss is not finite.
         Stopped: a signal was received. The state is saved.
     """
     infer_shapes(config.network)
@@ -64,23 +58,22 @@ def train(
     began = time.perf_counter()
     dataset, sha256 = _load_data(config, data_dir, offline)
     config = config.model_copy(update={"data": dataset.name, "evaluate_on": dataset.split})
-    name = config.name if dataset.name == "mnist" else f"{config.name}_{dataset.name}"
-    workdir = workdir or parent / name
+    suffix = "" if dataset.name == "mnist" else f"_{dataset.name}"
+    workdir = workdir or parent / f"{config.name}{suffix}"
     stop.check("stopped before training began")
     with _opened(config, dataset, sha256, workdir, stop, command or [], restart) as (run, groups):
         run.metadata["seconds"]["data"] += time.perf_counter() - began
         trainers: dict[int, Trainer] = {}
         for seeds in groups:
-            before = (
-                f"stopped before seed {seeds[0]} of {config.name}. Rerun the command to resume."
-            )
+            before = f"stopped before seed {seeds[0]}. Rerun the command to resume."
             stop.check(before)
             with devices.explain_out_of_memory(config, len(seeds)):
                 if len(seeds) not in trainers:
                     trainers[len(seeds)] = trainer = Trainer(config, dataset, len(seeds))
-                    with show_elapsed(f"compiling for {len(seeds)} seed(s)"):
+                    for_seeds = f"for {len(seeds)} seed(s)"
+                    with show_elapsed(f"compiling {for_seeds}"):
                         seconds = trainer.compile()
-                    say(f"compiled for {len(seeds)} seed(s) in {seconds:.1f} s")
+                    say(f"compiled {for_seeds} in {seconds:.1f} s")
                     run.metadata["seconds"]["compile"] += seconds
                     stop.check(before)
                 SeedGroup(run, trainers[len(seeds)], seeds).train()

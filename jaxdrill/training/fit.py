@@ -81,12 +81,8 @@ def fit(
             function, num_steps = trainer.next_function(step)
             current, losses = function(current, data, orders, keys)
             losses, step = np.asarray(losses), step + num_steps
-            for seed, loss in zip(seeds, losses, strict=True):
-                if not np.isfinite(loss):
-                    when = (
-                        f"by step {step - 1} (epoch {epoch + 1}), learning rate {learning_rate:g}"
-                    )
-                    raise NonFiniteLossError(f"the loss of seed {seed} is {loss} {when}")
+            when = f"by step {step - 1} (epoch {epoch + 1}), learning rate {learning_rate:g}"
+            check_finite(seeds, losses, when)
             trainer.compile_rest()  # not earlier: it would delay the first step
             watch(current, step, losses, time.perf_counter() - began)
         trained = time.perf_counter()
@@ -95,6 +91,13 @@ def fit(
         seconds = trained - began, time.perf_counter() - trained
         train = processes.to_host(current.metrics)
         yield EpochResult(epoch, step, current, learning_rate, train, metrics, logits, *seconds)
+
+
+def check_finite(seeds: Sequence[int], losses: np.ndarray, when: str) -> None:
+    """Raise a NonFiniteLossError if a seed's loss, float32[S], is NaN or infinite."""
+    for seed, loss in zip(seeds, losses, strict=True):
+        if not np.isfinite(loss):
+            raise NonFiniteLossError(f"the loss of seed {seed} is {loss} {when}")
 
 
 def _start(trainer: Trainer, keys: jax.Array, initial: Mapping[str, Any] | None) -> TrainState:

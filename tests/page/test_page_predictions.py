@@ -142,5 +142,5 @@ def test_digits_drawn_anywhere(chromium, mnist_dir, tmp_path):
         right += chromium.run("document.querySelector('.digit').textContent") == f"{label}"
         chromium.run("document.getElementById('clear').click()")
     assert right >= 96
-    stated = re.search(r"(\d+) of 100", (ROOT / "docs" / "using.md").read_text())
+    stated = re.search(r"(\d+) of 100", (ROOT / "docs" / "guide.md").read_text())
     assert stated and abs(int(stated[1]) - right) <= 1, right

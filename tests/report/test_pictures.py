@@ -8,7 +8,7 @@ import pytest
 from runs_on_disk import write_run
 
 from jaxdrill.config.config import Augmentation
-from jaxdrill.config.schema import conditions
+from jaxdrill.config.schema import _conditions as conditions
 from jaxdrill.report import pictures
 from jaxdrill.report.analysis import analyze
 from jaxdrill.runs.reader import Run, read, read_all

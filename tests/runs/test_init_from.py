@@ -6,11 +6,11 @@ import shutil
 import chex
 import numpy as np
 import pytest
-from jaxdrill.weights.pytorch import to_pytorch
 from runs_in_parts import OTHER_RATE, without_seconds
 from safetensors.numpy import save_file
 
 from jaxdrill.weights import read_weights
+from jaxdrill.weights.convert import to_pytorch
 
 pytestmark = pytest.mark.usefixtures("few_digits", "compiled_once")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from runs_in_parts import both, contents, stop_in
 
-from jaxdrill.data import embedded
+from jaxdrill.data import digits as digits_module
 from jaxdrill.errors import RunError
 from jaxdrill.runs import reader
 from jaxdrill.runs.folder import FORMAT, START_OVER
@@ -69,7 +69,7 @@ def test_the_checkpoint_contains_the_identity_of_the_run_too(copy, command, caps
 def test_another_dataset_of_the_same_name_is_rejected(copy, command, digits, monkeypatch, capsys):
     test = digits.test_images, digits.test_labels
     other = digits.train_images[::-1].copy(), digits.train_labels, *test
-    monkeypatch.setattr(embedded, "digits", lambda: other)
+    monkeypatch.setattr(digits_module, "load_arrays", lambda: other)
     assert command(*both(copy, "--epochs", 3)) == 2
     assert "holds a run with dataset_sha256 = " in capsys.readouterr().err
 

@@ -9,7 +9,6 @@ import chex
 import numpy as np
 import pytest
 from conftest import ROOT
-from jaxdrill.report.prose import caveats
 from runs_in_parts import both, contents, rows, without_seconds
 
 import jaxdrill
@@ -17,6 +16,7 @@ from jaxdrill.array_files import read_npz, write_npz
 from jaxdrill.config import from_file
 from jaxdrill.data import splits
 from jaxdrill.report.tables import sessions
+from jaxdrill.report.text import caveats
 from jaxdrill.runs import reader
 from jaxdrill.weights import read_weights
 
@@ -142,7 +142,7 @@ def test_every_session_and_seed_is_recorded(command, tmp_path):
     assert train("--seed", 8) == ((1, [1, 2, 3, 4, 5, 8]), [first, second, third])
     recipe, run = from_file(folder / "config.json"), reader.read(folder)
     assert (recipe.seed, recipe.seeds, run.seeds, run.left_out) == (1, 5, [1, 2, 3, 4, 5, 8], [])
-    assert not [line for line in caveats([run]) if "sessions of different versions" in line]
+    assert not [line for line in caveats([run]) if "sessions with different versions" in line]
     commands = [row[1].split("--epochs 1 ")[1] for row in sessions([run]).rows]
     assert commands == ["--seeds 3", "--seed 4 --seeds 2", "--seed 8"]
     # All seeds are finished, so the next command records no session.

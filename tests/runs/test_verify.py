@@ -9,7 +9,7 @@ import tempfile
 import pytest
 from runs_in_parts import stop_in
 
-from jaxdrill.data import embedded
+from jaxdrill.data import digits as digits_module
 from jaxdrill.main import main
 from jaxdrill.runs import group
 
@@ -29,8 +29,8 @@ def test_verify_finds_equal_results(finished, capsys, monkeypatch):
     ]
     assert said.startswith("2 epoch(s) of seed(s) 3, 4: the same bits, stopped and resumed ")
     assert said.endswith(" times; they are the run's own numbers") and " resumed 0 " not in said
-    digits = embedded.digits()
-    monkeypatch.setattr(embedded, "digits", lambda: (255 - digits[0], *digits[1:]))
+    digits = digits_module.load_arrays()
+    monkeypatch.setattr(digits_module, "load_arrays", lambda: (255 - digits[0], *digits[1:]))
     assert main(["verify", str(finished), "--epochs", "1"]) == 0
     assert "the run's own numbers differ: it was made by " in capsys.readouterr().out
 
