@@ -101,19 +101,16 @@ def test_safetensors(run, step, tmp_path):
         weights.read_weights(file)
 
 
-def readme_snippet() -> str:
-    """Return the PyTorch code of the README."""
-    return next(
-        code
-        for code in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-        if "torch" in code
-    )
+def guide_code() -> str:
+    """Return the PyTorch code of docs/guide.md."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "guide.md").read_text(), re.S)
+    return next(code for code in blocks if "torch" in code)
 
 
 @pytest.mark.parametrize("step", ["1", "2", "6", "6_small"])
-def test_pytorch_by_the_readme(run, step, images, tmp_path):
+def test_pytorch_by_the_guide(run, step, images, tmp_path):
     pytest.importorskip("torch", reason="PyTorch is not installed: pip install '.[bench]'")
-    code, names = readme_snippet(), {}
+    code, names = guide_code(), {}
     assert len(code.strip().splitlines()) <= 20
     exec(code, names)
     torch = names["torch"]
@@ -141,7 +138,7 @@ def test_1000_test_images(mnist_dir, tmp_path, to, fold):
     elif to == "stablehlo":
         found = jax.export.deserialize(bytearray(file.read_bytes())).call(images)
     else:
-        exec(readme_snippet(), names := {})
+        exec(guide_code(), names := {})
         found = names["logits"](file, names["torch"].tensor(images)).numpy()
     expected = inference.logits(weights.read_weights(weights.find(measured, 2)))(images)
     assert np.abs(found - expected).max() < TOLERANCE
