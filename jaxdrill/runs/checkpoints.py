@@ -158,10 +158,11 @@ def _read(file: Path) -> Checkpoint:
         RunError: the file is damaged.
     """
     arrays, texts = array_files.read(file)
+    step = texts.get("step", "")
     with explain_damage(file):
-        metadata = CheckpointMetadata.model_validate(parse_json(texts["metadata"]))
-        if not texts["step"].isdecimal() or file.stem != f"step_{int(texts['step'])}":
+        metadata = CheckpointMetadata.model_validate(parse_json(texts.get("metadata", "")))
+        if not step.isdecimal() or file.stem != f"step_{int(step)}":
             raise ValueError("its step is not the one in its name")
         if any(array.shape[:1] != (len(metadata.seeds),) for array in arrays.values()):
             raise ValueError("the first axis of an array is not its seeds")
-        return Checkpoint(file, int(texts["step"]), metadata.model_dump(exclude_unset=True), arrays)
+        return Checkpoint(file, int(step), metadata.model_dump(exclude_unset=True), arrays)

@@ -101,13 +101,11 @@ def explain_damage(path: Path, advice: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
+    except (OSError, ValueError, UsageError) as error:
         reason = f"{error}"
         if isinstance(error, ValidationError):
             first = error.errors()[0]
             reason = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
-        elif isinstance(error, KeyError):
-            reason = f"{error.args[0]} is missing"
         raise RunError(f"{path} is damaged ({reason}). {advice}".rstrip()) from error
 
 

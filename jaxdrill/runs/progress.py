@@ -23,11 +23,6 @@ from tensorboardX.summary import scalar  # noqa: E402
 if _crc32c is None:  # tensorboardX sets the variable for a package that is now imported.
     os.environ.pop("CRC32C_SW_MODE", None)
 
-TAGS = {  # TensorBoard tag: column of metrics.jsonl
-    f"{split}/{key}": f"{split}_{key}"
-    for split in ("train", "test", "validation")
-    for key in ("loss", "accuracy")
-} | {"learning_rate": "learning_rate"}
 WriteEpoch = Callable[[Rows, float], None]
 
 
@@ -64,8 +59,9 @@ def stop_on_signal() -> Iterator[StopRequest]:
     request = StopRequest()
     previous: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
-        handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
-        previous = {each: handler for each, handler in handlers.items() if handler is not None}
+        for each in (signal.SIGINT, signal.SIGTERM):
+            if (handler := signal.getsignal(each)) is not None:
+                previous[each] = handler
 
     def note(number: int, _: Any) -> None:
         request.signal_number = number
@@ -147,7 +143,9 @@ def open_events(folder: Path, seeds: Sequence[int], step: int) -> Iterator[Write
 
         def write_epoch(rows: Rows, images_per_second: float) -> None:
             for row in rows:
-                values = {tag: row[key] for tag, key in TAGS.items() if key in row}
+                shown = [key for key in row if key.endswith(("_loss", "_accuracy"))]
+                values = {key.replace("_", "/"): row[key] for key in shown}  # such as train/loss
+                values["learning_rate"] = row["learning_rate"]
                 values["time/images_per_second"] = images_per_second
                 writer = writers[row["seed"]]
                 for tag, value in values.items():

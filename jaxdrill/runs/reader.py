@@ -153,7 +153,9 @@ def _read_metrics(
             if any(key not in row for row in rows):
                 raise ValueError(f"{key} is missing")
     incomplete = f"{folder} is incomplete: "
-    requested = metadata.get("seeds") or config.seed_list
+    numbers = config.seeds
+    numbers = range(config.seed, config.seed + numbers) if isinstance(numbers, int) else numbers
+    requested = metadata.get("seeds") or numbers
     if len(rows) < len(requested):  # A damaged number of seeds can be too large for a set.
         problem = f"it has {len(rows)} epochs of {len(requested)} seeds"
         raise RunError(f"{incomplete}{problem}. {finish}")

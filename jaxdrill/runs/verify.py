@@ -3,6 +3,7 @@
 import logging
 import signal
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,15 @@ PARTS = 4  # The number of sessions that a training is divided into.
 KEPT_NOTHING = "Nothing was kept. Run it again from the start."
 
 
+@dataclass
 class StopAfter(StopRequest):
     """Request a stop after some epochs, after some calls of `requested`, or when the user does."""
 
-    def __init__(
-        self, user: StopRequest, folder: Path, epochs: int, max_calls: float = float("inf")
-    ) -> None:
-        self.user, self.folder, self.epochs, self.max_calls = user, folder, epochs, max_calls
-        self.calls = 0
+    user: StopRequest
+    folder: Path
+    epochs: int
+    max_calls: float = float("inf")
+    calls: int = 0
 
     def requested(self) -> bool:
         """Return True if training must stop. Collective: every process must call it."""

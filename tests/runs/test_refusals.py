@@ -138,14 +138,15 @@ def test_a_folder_with_more_epochs_is_not_changed(finished, command, capsys):
     ("file", "text", "message"),
     [
         ("run.json", f'{{"format": {FORMAT - 1}}}', OLDER.format(FORMAT - 1)),
-        ("config.json", "{}", f"is damaged (name is missing). {START_OVER}"),
+        ("config.json", "{}", f"/config.json does not contain a recipe). {START_OVER}"),
     ],
 )
 def test_a_run_that_cannot_be_resumed_can_be_archived(copy, command, capsys, file, text, message):
     (copy / file).write_text(text)
     before = contents(copy)
     assert command(*both(copy)) == 1
-    assert capsys.readouterr().err.endswith(f"{copy} {message}\n")
+    error = capsys.readouterr().err
+    assert error.startswith(f"jaxdrill: {copy} ") and error.endswith(f"{message}\n")
     assert contents(copy) == before
     assert command(copy, "--restart", "--epochs", 1) == 0
 

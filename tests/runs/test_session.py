@@ -40,7 +40,7 @@ def test_the_run_folder_contains_these_files_and_rows(finished):
 
 def test_run_json_and_config_json_describe_the_run(finished):
     metadata = json.loads((finished / "run.json").read_text())
-    assert metadata["command"][:4] == ["python", "-m", "jaxdrill.main", "--step"]
+    assert metadata["command"][:3] == ["jaxdrill", "train", "--step"]
     assert (metadata["step"], metadata["dataset"], metadata["split"]) == ("tiny", "digits", "test")
     assert metadata["parameters"] == 25 * 4 + 8 + 36 * 4 * 10
     assert metadata["matmul_precision"] == "float32"
@@ -188,8 +188,8 @@ def test_the_function_gives_the_same_bits_outside_the_main_thread(finished, tiny
     assert done == [tmp_path / "run"]
     assert without_seconds(done[0]) == without_seconds(finished)
     metadata = json.loads((done[0] / "run.json").read_text())
-    begin = ["python", "-m", "jaxdrill.main", "--step", str(tiny_recipe), "--seed"]
-    assert metadata["command"][:6] == begin
+    begin = ["jaxdrill", "train", "--step", str(tiny_recipe), "--seed"]
+    assert metadata["command"][:5] == begin
 
 
 def test_a_run_on_held_out_images_names_them_validation(command, tmp_path, capsys, digits):
