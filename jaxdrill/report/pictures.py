@@ -72,7 +72,7 @@ def _augment(run: FinishedRun, images: np.ndarray) -> np.ndarray:
         keys = jax.numpy.tile(jax.random.split(root_key(0), AUGMENTED), len(images))
         augment = jax.jit(augmentation.augment, static_argnums=0)
         seen = augment(run.config.augmentation, keys, jax.numpy.asarray(copies))
-        pixels = np.round(np.asarray(seen)).astype(np.uint8)
+        pixels = np.clip(np.round(np.asarray(seen)), 0, 255).astype(np.uint8)
     return pixels.reshape(len(images), AUGMENTED, *images.shape[1:])
 
 
