@@ -110,8 +110,8 @@ def commands(run: Path, out: Path) -> dict[str, Callable[[], int]]:
     }
 
 
-OLDER = " was written by another version of jaxdrill (its format is {}, this one reads 3). Use that version to read or "
-OLDER += f"resume it. {START_OVER}"
+OLDER = " was written by another version of jaxdrill (its format is {}, this one reads 3). "
+OLDER += f"Use that version to read or resume it. {START_OVER}"
 WRONG = f"/run.json is damaged ({{}}). Delete it. {RERUN}"
 
 

@@ -194,7 +194,7 @@ def _check_same_command(mine: dict[str, Any]) -> None:
         key = other[0]
         values = "" if key == "network" else f": {mine.get(key)} instead of {theirs[key]}"
         number = jax.process_index()
-        raise UsageError(f"process {number} has another {key} than process 0{values}. {same}")
+        raise UsageError(f"process {number} differs from process 0 in {key}{values}. {same}")
     if differing:
         raise UsageError(f"process {differing} was started with different settings. {same}")
 

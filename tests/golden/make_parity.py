@@ -1,4 +1,4 @@
-"""Writes `parity.npz`: what PyTorch computes, in double precision, from the weights and batches of `parity_inputs.py`.
+"""Write `parity.npz`: PyTorch's results in double precision for `parity_inputs.py`.
 
 Run with PyTorch installed: python tests/golden/make_parity.py
 """
@@ -74,7 +74,8 @@ def load(network: str) -> nn.Sequential:
 
 
 def main() -> None:
-    # In single precision its CPU convolutions (oneDNN) are off by up to 2e-4 in these logits, and Adam amplifies that.
+    # In single precision, oneDNN's convolutions change these logits by up to 2e-4, and Adam
+    # amplifies that.
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
     images, labels = batches()

@@ -1,9 +1,10 @@
-"""Weights and batches of the PyTorch comparison, from NumPy's generator alone: both sides draw the same."""
+"""Weights and batches for the comparison with PyTorch, drawn by NumPy's generator."""
 
 import numpy as np
 
-# At the recipes' learning rate of 0.01 the rounding of single precision alone moves the losses of step 2's network by
-# 1e-3 in 20 steps (PyTorch against itself in double precision), so its cases take smaller ones.
+# With the recipes' learning rate of 0.01, rounding in single precision changes the losses of step
+# 2's network by 1e-3 in 20 steps (PyTorch against itself in double precision). So its cases use
+# smaller learning rates.
 STEPS, BATCH = 20, 64
 # Kernel side, input channels, output channels, batch norm: each convolution in order.
 NETWORKS = {
@@ -37,7 +38,7 @@ OPTIMIZERS = {  # case: network, optimiser, momentum, learning rate
 
 
 def weights(network: str) -> list[dict[str, np.ndarray]]:
-    """For each convolution: kernel float32[K, K, I, O] and, with batch norm, scale and bias float32[O]."""
+    """Return kernel float32[K, K, I, O], and scale and bias float32[O], of each convolution."""
     generator, layers = np.random.default_rng(0), []
     for kernel, inputs, outputs, batch_norm in NETWORKS[network]:
         bound = (kernel * kernel * inputs) ** -0.5
@@ -50,7 +51,7 @@ def weights(network: str) -> list[dict[str, np.ndarray]]:
 
 
 def batches() -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8[STEPS, BATCH, 28, 28, 1], dark with specks that tell the class, and labels int32[STEPS, BATCH]."""
+    """Return uint8[STEPS, BATCH, 28, 28, 1], noise that depends on the class, and int32 labels."""
     generator = np.random.default_rng(1)
     templates = generator.random((10, 28, 28, 1)) < 0.3
     labels = generator.integers(0, 10, (STEPS, BATCH), dtype=np.int32)

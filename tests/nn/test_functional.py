@@ -1,4 +1,4 @@
-"""Layers against the plain forms that they replace."""
+"""The layers equal the plain functions that they replace."""
 
 import itertools
 
@@ -194,7 +194,7 @@ def test_feature_groups_are_refused(form):
 
 
 def test_what_is_not_fused_keeps_nan():
-    """The condition that keeps XLA from fusing is false only for NaN, which must not become a number."""
+    """The condition that prevents fusion is false only for NaN, which must stay NaN."""
     x = normal(0, 2, 3, 4, 5).at[0, 0, 0, 0].set(jnp.nan)
     y, mean, _ = functional.batch_norm(x, jnp.ones(2), jnp.ones(2), True, None, "rows")
     assert np.isnan(mean[0]) and np.isnan(y).all()
@@ -254,8 +254,7 @@ def test_the_random_words_of_dropout_are_those_of_jax():
 
 
 def test_the_four_quarters_of_an_image_drop_independently():
-    """Four values, a quarter of the image apart, share a block of random bits; if they shared bits they would drop
-    together."""
+    """Four values, a quarter of the image apart, use different bits of one random block."""
     x = jnp.ones((1, 100, 100, 100))
     zero = np.asarray(functional.dropout(keys(0, 100), x, 0.5, "rows")).reshape(10_000, 100) == 0
     for one, other in itertools.combinations(np.split(zero, 4), 2):

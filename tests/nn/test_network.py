@@ -1,4 +1,4 @@
-"""Architectures, initialisation, dropout, and the layer table."""
+"""Architectures, initialization, dropout, and the layer table."""
 
 import math
 
@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from jaxdrill import config
-from jaxdrill.config.layers import Conv, Layer, LayerShape, Pool, Row, count_parameters, layer_table
+from jaxdrill.config.layers import Conv, LayerShape, Pool, count_parameters, layer_table
 from jaxdrill.errors import UsageError
 from jaxdrill.nn import functional, modules, network
 
@@ -74,7 +74,7 @@ def test_layers_of_step_2():
 
 
 def test_the_layer_table_is_what_the_network_does():
-    """The receptive field, by the gradient of one logit-map value: it reaches so many pixels and no more."""
+    """The gradient of one value of the last map reaches exactly the receptive field."""
     recipe = config.load("2")
     rows = layer_table(recipe.network)[
         :7
@@ -94,7 +94,7 @@ def test_the_layer_table_is_what_the_network_does():
 
 
 def test_a_separable_convolution_mixes_the_channels_and_then_filters_each():
-    """Against XLA's convolution with a feature group a channel, and an einsum; the parameters are those of both."""
+    """It equals an einsum, then XLA's convolution with one feature group per channel."""
     layer = Conv(conv=5, separable=True, padding=1, batch_norm=True)
     x = jax.random.normal(jax.random.key(1), (2, 7, 7, 3))
     convolution = modules.Convolution(layer, 3, "rows", nnx.Rngs(params=0))
@@ -241,69 +241,6 @@ def test_weights_have_names():
     )
     chex.assert_trees_all_equal(network.from_named_weights(weights), (params, stats))
     assert [row.name for row in layer_table(recipe.network)][2:5] == ["conv3", "pool1", "conv4"]
-
-
-class Residual(Layer):
-    """A kind of its own: its layers' output plus its input, which they must not change in shape."""
-
-    kind = "residual"
-    residual: tuple[Conv, ...]
-
-    def text(self) -> str:
-        return f"residual of {len(self.residual)}"
-
-    def shape(self, before: LayerShape) -> LayerShape:
-        after = before
-        for layer in self.residual:
-            after = layer.shape(after)
-        if (after.side, after.channels) != (before.side, before.channels):
-            raise UsageError("changes the shape of its input")
-        return after
-
-
-class Sum(nnx.Module):
-    def __init__(self, layer, channels, convolution, rngs):
-        self.inner = modules.Network(layer.residual, convolution, rngs, channels)
-
-    def __call__(self, x, train, keys, axis):
-        return x + self.inner(x, train, keys, axis)
-
-
-def test_a_new_kind_is_composed_of_others(monkeypatch):
-    """Its shapes, parameters, names, gradients and batch statistics come without another file."""
-    monkeypatch.setitem(modules.MODULES, Residual, Sum)
-    block = Residual(
-        residual=(Conv(conv=4, padding=1, batch_norm=True), Conv(conv=4, padding=1, dropout=0.5))
-    )
-    layers = [Conv(conv=4), Pool(pool="max", size=13), block, Conv(conv=10, kernel=2, relu=False)]
-    table = layer_table(layers)
-    assert table[2] == Row("residual1", "residual of 2", 2, 4, 67, 2 * 144 + 8, 2 * 2 * 2 * 144)
-    graph, (params, stats) = network.make_graph(layers), network.init(layers, jax.random.key(0))
-    names = set(network.named_weights(params, stats))
-    assert {
-        "residual1.inner.conv1.kernel",
-        "residual1.inner.conv1.batch_norm.mean",
-        "conv2.kernel",
-    } < names
-    weights = network.named_weights(params, stats)
-    assert sum(
-        np.size(a) for name, a in weights.items() if not name.endswith((".mean", ".var"))
-    ) == sum(row.parameters for row in table)
-    chex.assert_trees_all_equal(network.from_named_weights(weights), (params, stats))
-    x = jax.random.normal(jax.random.key(1), (4, 28, 28, 1))
-    keys = jax.random.split(jax.random.key(2), 4)
-
-    def loss(params):
-        logits, moved = network.apply(graph, params, stats, x, train=True, keys=keys)
-        return (logits**2).sum(), moved
-
-    gradient, moved = jax.grad(loss, has_aux=True)(params)
-    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient))
-    assert not np.array_equal(
-        moved["residual1"]["inner"]["conv1"]["batch_norm"]["mean"], np.zeros(4)
-    )
-    with pytest.raises(UsageError, match=r"network\[2\] changes the shape of its input"):
-        layer_table([Conv(conv=4), Residual(residual=(Conv(conv=5, padding=1),))])
 
 
 @pytest.mark.parametrize("step", ["1", "5", "6"])

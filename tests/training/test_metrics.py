@@ -1,4 +1,4 @@
-"""Sums that are divided once."""
+"""Metrics are sums that are divided once."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -38,7 +38,7 @@ def test_the_batch_size_does_not_matter():
 
 
 def test_label_smoothing_is_of_the_loss_alone():
-    """By hand: a tenth of the target spread over two classes is 0.95 and 0.05; the metrics stay as they are."""
+    """Smoothing by 0.1 over two classes gives the targets 0.95 and 0.05."""
     logits, labels = jnp.array([[0.0, 2.0], [1.0, 0.0]]), jnp.array([1, 0])
     right, wrong = np.log1p(np.exp([-2.0, -1.0])), np.log1p(np.exp([2.0, 1.0]))
     plain = metrics.training_loss(Loss(), logits, labels)

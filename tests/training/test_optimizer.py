@@ -61,7 +61,7 @@ def test_no_step_of_a_triangle_has_the_rate_0(warmup, steps, expected):
 
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_momentum_is_pytorchs(nesterov):
-    """torch.optim.SGD: buffer = momentum * buffer + gradient; Nesterov steps by gradient + momentum * buffer."""
+    """buffer = momentum * buffer + gradient; Nesterov uses gradient + momentum * buffer."""
     optimizer = make_optimizer(Optimizer(momentum=0.5, nesterov=nesterov), lambda count: 0.1)
     state, steps = optimizer.init(jnp.float32(0)), []
     for gradient in (1.0, 2.0):

@@ -1,4 +1,4 @@
-"""Several processes that train as one: on this machine, but as on several hosts."""
+"""Several processes on this machine train together, as on several hosts."""
 
 import os
 import signal
@@ -18,8 +18,8 @@ from jaxdrill.main import main
 from jaxdrill.runs import checkpoints
 from jaxdrill.training import processes
 
-LOST = "jaxdrill: another process of this run has ended or cannot be reached. The saved state is intact. "
-SLOWLY = "--optimizer.learning-rate", "0.002"  # else rounding grows too much to compare
+LOST = "jaxdrill: another process of this run has ended or cannot be reached. The saved state is "
+SLOWLY = "--optimizer.learning-rate", "0.002"  # With larger rates, rounding grows too much.
 
 
 def free_address() -> str:
@@ -76,7 +76,7 @@ def numbers(folder: Path) -> np.ndarray:
 
 @pytest.mark.slow
 def test_two_processes_that_are_stopped(tiny_recipe, tmp_path):
-    """They share the batches of one seed. A signal to one stops both at the same step; then they continue."""
+    """The processes share the batches of a seed. A signal to one stops both; then they resume."""
     train = "--step", tiny_recipe, "--workdir", tmp_path / "two", "--epochs", 4, *SLOWLY
     began = start(2, *train)
     until_epoch(began[0], 1)
@@ -126,19 +126,18 @@ def test_processes_of_which_one_is_killed(tiny_recipe, tmp_path, count, victim):
     killed = time.monotonic()
     left = [each for n, each in enumerate(ended(began)) if n != victim]
     assert time.monotonic() - killed < 60
-    if victim:  # the first line says who waits for whom
+    if victim:  # The first line says which process waits.
         assert all(
             code == 1 and len(said) == 2 and said[-1].startswith(LOST) for code, _, said in left
         ), left
-    else:  # with the first process JAX's own service is gone, and JAX may end the others with its own lines
+    else:  # Process 0 hosts JAX's service; without it JAX may abort the others.
         assert all(code in (1, -signal.SIGABRT) for code, _, _ in left), left
     assert [code for code, _, _ in ended(start(count, *train))] == [0] * count
     assert_as_one_process(tmp_path / "run", train)
 
 
-def test_processes_that_were_told_different_things(tiny_recipe, tmp_path):
-    """The one that differs says so, and nothing is written. Each has its cores as devices, as without the other: else
-    it would warn."""
+def test_processes_with_different_settings(tiny_recipe, tmp_path):
+    """Both are rejected, and nothing is written. Each core is a device; otherwise it would warn."""
     address = free_address()
     environment = {
         k: v for k, v in os.environ.items() if k not in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")
@@ -165,14 +164,10 @@ def test_processes_that_were_told_different_things(tiny_recipe, tmp_path):
     ]
     (first, _, told), (second, _, said) = ended(began)
     assert (first, second) == (2, 2)
-    assert (
-        told[-1]
-        == "jaxdrill: process 1 was started with different settings. Start every process with the same command."
-    )
-    assert (
-        said[-1]
-        == "jaxdrill: process 1 has another seeds than process 0: [1, 2, 3] instead of [1, 2]. Start every process with the same command."
-    )
+    same = "Start every process with the same command."
+    assert told[-1] == f"jaxdrill: process 1 was started with different settings. {same}"
+    differs = "process 1 differs from process 0 in seeds: [1, 2, 3] instead of [1, 2]"
+    assert said[-1] == f"jaxdrill: {differs}. {same}"
     assert not [line for line in told + said if "warning" in line]
     assert not (tmp_path / "run").exists()
 
@@ -180,7 +175,7 @@ def test_processes_that_were_told_different_things(tiny_recipe, tmp_path):
 @pytest.mark.parametrize(
     "where", ["here", "host,0,1", "host:x,0,2", "host:1,2,2", "host:1,0", "host:1,-1,2"]
 )
-def test_what_is_no_place_among_processes(where):
+def test_invalid_places_among_processes(where):
     with (
         pytest.raises(
             UsageError, match=f"--distributed is {where}; allowed: auto, or HOST:PORT,NUMBER,COUNT"
@@ -197,7 +192,7 @@ def test_a_first_process_that_does_not_answer(monkeypatch, capsys):
 
 
 def test_a_machine_that_belongs_to_no_cluster(monkeypatch, capsys):
-    """In a process of its own JAX would look around; here it already runs, which is as wrong."""
+    """JAX already runs here; in a new process it would find no cluster. Both are errors."""
     assert main(["--distributed"]) == 1
     error = capsys.readouterr().err
     assert (
