@@ -161,7 +161,8 @@ def test_a_device_out_of_memory_is_one_line_with_what_fits(device, seeds, lower,
         (
             "",
             RuntimeError("ABORTED: The TPU is already in use by process with pid 7."),
-            "Another process uses the TPU (ABORTED: The TPU is already in use by process with pid 7)"
+            "Another process uses the TPU "
+            "(ABORTED: The TPU is already in use by process with pid 7)"
             ". End that process",
         ),
         (
