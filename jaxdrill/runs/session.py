@@ -35,16 +35,14 @@ def train(
     parent: Path = Path("runs"),
     restart: bool = False,
 ) -> Path:
-    """Train every seed of the recipe to its last epoch, and return the run folder.
-
-    An unfinished run is resumed. A command calls `devices.set_up_for` first.
+    """Train or resume every seed of the recipe up to its last epoch, and return the run folder.
 
     Args:
-        config: the recipe, with its seeds and epochs.
+        config: the recipe.
         workdir: run folder; if None, `parent/RECIPE`, or `parent/RECIPE_DATASET` if not MNIST.
         stop: checked between all parts of the work.
         data_dir, offline: as for `data.load`.
-        command: stored in run.json, and suggested by error messages.
+        command: stored in run.json.
         parent: of the default run folder.
         restart: archive an existing run folder first.
 
@@ -56,8 +54,7 @@ def train(
     infer_shapes(config.network)
     devices.available_devices()  # before anything is downloaded or written
     began = time.perf_counter()
-    dataset, sha256 = _load_data(config, data_dir, offline)
-    config = config.model_copy(update={"data": dataset.name, "evaluate_on": dataset.split})
+    config, dataset, sha256 = _load_data(config, data_dir, offline)
     suffix = "" if dataset.name == "mnist" else f"_{dataset.name}"
     workdir = workdir or parent / f"{config.name}{suffix}"
     stop.check("stopped before training began")
@@ -70,19 +67,21 @@ def train(
             with devices.explain_out_of_memory(config, len(seeds)):
                 if len(seeds) not in trainers:
                     trainers[len(seeds)] = trainer = Trainer(config, dataset, len(seeds))
-                    for_seeds = f"for {len(seeds)} seed(s)"
-                    with show_elapsed(f"compiling {for_seeds}"):
+                    with show_elapsed(f"compiling for {len(seeds)} seed(s)"):
                         seconds = trainer.compile()
-                    say(f"compiled {for_seeds} in {seconds:.1f} s")
+                    say(f"compiled for {len(seeds)} seed(s) in {seconds:.1f} s")
                     run.metadata["seconds"]["compile"] += seconds
                     stop.check(before)
                 SeedGroup(run, trainers[len(seeds)], seeds).train()
         stop.check(f"stopped; {config.name} is finished in {workdir}")
-    return workdir
+        return workdir
 
 
-def _load_data(config: Config, data_dir: Path | None, offline: bool) -> tuple[Dataset, str]:
-    """Load the dataset of a recipe without the held-out images, and the checksum of all of it.
+def _load_data(config: Config, data_dir: Path | None, offline: bool) -> tuple[Config, Dataset, str]:
+    """Load the dataset of a recipe without the held-out images.
+
+    Returns:
+        The recipe with the dataset's name and split, the dataset, and the checksum of all of it.
 
     Raises:
         UsageError: the recipe does not fit the data.
@@ -93,7 +92,8 @@ def _load_data(config: Config, data_dir: Path | None, offline: bool) -> tuple[Da
     if config.batch_size > (count := len(dataset.train_labels)):
         allowed = f"at most {count}, the training images of {dataset.name}"
         raise UsageError(f"batch_size is {config.batch_size}; allowed: {allowed}")
-    return dataset, whole.sha256
+    config = config.model_copy(update={"data": dataset.name, "evaluate_on": dataset.split})
+    return config, dataset, whole.sha256
 
 
 @contextmanager
