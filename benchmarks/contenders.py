@@ -6,14 +6,19 @@ each seed, or a whole epoch with the evaluation, took; and the end of its input 
 """
 
 import itertools
+import resource
+import sys
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from jaxdrill import config as recipes
 from jaxdrill import data
 from jaxdrill.config.config import Config
 from jaxdrill.config.layers import Pool
@@ -349,3 +354,34 @@ class Jaxdrill:
 
         for group in self.groups:
             (_,) = fit(self.trainers[len(group)], self.dataset, group)
+
+
+CONTENDERS: dict[str, Callable[[Config, data.Dataset], Any]] = {
+    "notebook": Notebook,
+    "eager": Eager,
+    "channels_last": ChannelsLast,
+    "compile": Compiled,
+    "compile_channels_last": CompiledChannelsLast,
+    "flax": Flax,
+    "jaxdrill": Jaxdrill,
+}
+
+
+def main() -> None:
+    name, step, batch_size, seeds, folder = sys.argv[1:]
+    config = recipes.load(step).model_copy(
+        update={"batch_size": int(batch_size), "seeds": int(seeds)}
+    )
+    contender = CONTENDERS[name](config, data.load("mnist", Path(folder), offline=True))
+    contender.train(config.batch_size)
+    print("ready", flush=True)
+    contender.finish_compiling()
+    for line in sys.stdin:
+        began = time.perf_counter()
+        contender.epoch() if line.strip() == "epoch" else contender.train(int(line))
+        print(time.perf_counter() - began, flush=True)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, flush=True)
+
+
+if __name__ == "__main__":
+    main()
