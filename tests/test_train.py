@@ -46,7 +46,7 @@ from jaxdrill.main import main
             "data is mnit; did you mean mnist?; allowed: auto, mnist, fashion_mnist, kmnist, "
             "digits, or any name",
         ),
-        (["--data", "digits", "--data-dir", "x"], "digits has none"),
+        (["--data", "digits", "--data-dir", "x"], "which digits does not use"),
     ],
 )
 def test_wrong_usage(arguments, message, capsys, tmp_path, monkeypatch):

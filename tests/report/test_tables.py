@@ -69,4 +69,4 @@ def test_each_session_has_its_own_command(tmp_path):
     }
     more = {"earlier_sessions": [session, session | {"command": ["python", "a b"]}]}
     rows = tables.sessions([read(write_run(tmp_path / "run", "3", CURVES, **more))]).rows
-    assert [row[1] for row in rows] == ["-", "python 'a b'", "python -m jaxdrill.main --step 3"]
+    assert [row[1] for row in rows] == ["-", "python 'a b'", "jaxdrill train --step 3"]

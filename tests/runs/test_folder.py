@@ -78,14 +78,14 @@ def test_weights_files_that_are_copies_or_damaged(tmp_path):
     file = weights.find(run)
     shutil.copy(file, file.with_name("seed_2_copy.safetensors"))
     assert weights.seeds(run) == [2]
-    arrays, recipe = weights.read_weights(file)
+    arrays, recipe, _ = weights.read_weights(file)
     text = recipe.model_dump_json().replace('"kernel":3', '"kernel":99', 1)
     file.write_bytes(save(arrays, {"recipe": text}))
-    message = r"seed_2.safetensors is damaged: it holds no recipe \(network\[1\] is 99x99, larger"
+    message = r"seed_2.safetensors is damaged: .*network\[1\] is 99x99, larger"
     with pytest.raises(RunError, match=message):
         weights.load(run)
     file.write_bytes(save(arrays))
-    message = r"is damaged: it holds no recipe \('recipe'\); repeat the command"
+    message = r"is damaged: its metadata cannot be read \(recipe is missing\)\. Rerun the command"
     with pytest.raises(RunError, match=message):
         weights.load(run)
 

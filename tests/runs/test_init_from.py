@@ -64,11 +64,12 @@ def test_weights_of_another_network_are_rejected(finished, command, tmp_path, ca
     kernel = weights["conv2.kernel"]
     without = {name: array for name, array in weights.items() if name != "conv2.kernel"}
     wrong = {
-        "it has no conv2.kernel": without,
-        "it has conv3.kernel, and the network has not": weights | {"conv3.kernel": kernel},
-        "conv2.kernel is [6, 6, 4, 9], in the network [6, 6, 4, 10]": without
+        "conv2.kernel is missing": without,
+        "conv3.kernel is not an array of the network": weights | {"conv3.kernel": kernel},
+        "conv2.kernel has the shape [6, 6, 4, 9] instead of [6, 6, 4, 10]": without
         | {"conv2.kernel": kernel[..., :9]},
-        "conv2.kernel is not all finite numbers": without | {"conv2.kernel": kernel * np.nan},
+        "conv2.kernel contains values that are NaN or infinite": without
+        | {"conv2.kernel": kernel * np.nan},
         "conv2.kernel is int64; save it as float32": without | {"conv2.kernel": kernel.astype(int)},
     }
     run = tmp_path / "run"
@@ -76,11 +77,11 @@ def test_weights_of_another_network_are_rejected(finished, command, tmp_path, ca
         file = save(arrays, tmp_path / "wrong.safetensors")
         assert command(run, "--init-from", file) == 2
         error = capsys.readouterr().err
-        assert error.endswith(f"wrong.safetensors does not fit the network: {message}\n")
+        assert f"wrong.safetensors does not fit the network: {message}" in error
     assert command(run, "--init-from", tmp_path / "nothing") == 1
     (tmp_path / "text").write_text("text")
     assert command(run, "--init-from", tmp_path / "text") == 1
     first, second = capsys.readouterr().err.splitlines()
-    assert first.endswith(f"there is no {tmp_path / 'nothing'}")
+    assert f"{tmp_path / 'nothing'} does not exist" in first
     assert "cannot be read as safetensors" in second
     assert not run.exists()

@@ -70,7 +70,7 @@ def corpus(base: Path) -> list[Case]:
         'extends = "step_5"\ngoal = "mine"\n' + TINY.replace('data = "digits"', "")
     )
 
-    def report() -> object:
+    def read_report() -> object:
         # No pictures: they run JAX, which does not work in a fork.
         return reader.read(run), report.summary([run])
 
@@ -108,11 +108,11 @@ def corpus(base: Path) -> list[Case]:
         change = damage.of_lines if name == "metrics.jsonl" else damage.of_json
         cases += [
             (f"run/{name}", each, read)
-            for each, read in ((mutated, report), (change, report), (change, continued))
+            for each, read in ((mutated, read_report), (change, read_report), (change, continued))
         ]
     for name in ("predictions/seed_1.npz", "images.npz"):
         cases += [
-            (f"run/{name}", change, report) for change in (mutated, inside_zip, damage.of_npz)
+            (f"run/{name}", change, read_report) for change in (mutated, inside_zip, damage.of_npz)
         ]
     cases += [
         ("own/test-images", damage.of_idx, lambda: idx.read_folder(own)),
