@@ -89,7 +89,7 @@ def test_a_dataset_is_fetched_without_a_cache(small_files, monkeypatch, capsys):
             return {key: shutil.copy(small_files / data.FILES[key], folders[0]) for key in urls}
 
     monkeypatch.setattr(tfds.download, "DownloadManager", Manager)
-    monkeypatch.setattr(data, "assert_reachable", lambda url: None)
+    monkeypatch.setattr(data.download, "check_reachable", lambda url: None)
     monkeypatch.setenv("TFDS_DATA_DIR", "/dev/null/cache")
     assert len(data.load("mnist").test_labels) == 20
     assert not Path(folders[0]).exists() and capsys.readouterr().err == ""

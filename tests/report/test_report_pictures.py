@@ -100,7 +100,11 @@ def test_captions_list_the_changed_fields(step_4):
 def test_every_augmentation_field_changes_the_pictures(step_4, name):
     """A new field of the [augmentation] table is tested without a change here."""
     needed = conditions(Augmentation.model_fields[name])
-    base = {key: value for rule in needed for key, value in changed(rule.names[0]).items()}
+    base = {
+        key: value
+        for rule in needed
+        for key, value in changed(rule.names[0].removeprefix("augmentation.")).items()
+    }
     before, after = (
         augmented(step_4, Augmentation(**base)),
         augmented(step_4, Augmentation(**base | changed(name))),

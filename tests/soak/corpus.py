@@ -22,7 +22,7 @@ from soak.mutations import (
     with_valid_checksum,
 )
 
-from jaxdrill import array_files, config, data, weights
+from jaxdrill import array_files, config, data, report, weights
 from jaxdrill.data import idx
 from jaxdrill.predict import read_picture
 from jaxdrill.runs import checkpoints, provenance, reader, resume

@@ -195,7 +195,7 @@ class Trials:
         (self.base / "filler").unlink(missing_ok=True)
         if fault == "full":
             line = printed.splitlines()[-1]
-            enough = os.strerror(errno.ENOSPC) in line and "the same command continues" in line
+            enough = os.strerror(errno.ENOSPC) in line and "rerun the command to resume" in line
             assert ended == 1 and enough and printed.count("jaxdrill: ") == 1, (ended, printed)
         else:
             assert ended in (-signal.SIGKILL, -signal.SIGXFSZ), (ended, printed[-1000:])

@@ -108,7 +108,7 @@ def assert_as_one_process(folder: Path, train: tuple) -> None:
     ],
 )
 def test_processes_of_which_one_is_killed(tiny_recipe, tmp_path, count, victim):
-    """Each of two seeds has one process or two. The others end, and the same command continues."""
+    """Each of two seeds has one or two processes. The others end, and a rerun resumes."""
     train = (
         "--step",
         tiny_recipe,
