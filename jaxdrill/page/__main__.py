@@ -1,6 +1,5 @@
 """Run the command `jaxdrill page`."""
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -21,8 +20,7 @@ examples:
 
 def parser() -> Parser:
     """Return the parser of the command's arguments."""
-    raw = argparse.RawDescriptionHelpFormatter
-    made = Parser("jaxdrill page", description=ABOUT, formatter_class=raw, allow_abbrev=False)
+    made = Parser("jaxdrill page", ABOUT)
     runs = "run folder, or a folder of run folders"
     made.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=runs)
     out = "file to write (default: %(default)s)"
@@ -53,7 +51,7 @@ def run(arguments: list[str]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    return exit_code(lambda: run(list(sys.argv[1:] if argv is None else argv)))
+    return exit_code(run, list(sys.argv[1:] if argv is None else argv))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Run the command `jaxdrill predict`."""
 
-import argparse
 import io
 import json
 import os
@@ -28,8 +27,7 @@ examples:
 
 def parser() -> Parser:
     """Return the parser of the command's arguments."""
-    raw = argparse.RawDescriptionHelpFormatter
-    made = Parser("jaxdrill predict", description=ABOUT, formatter_class=raw, allow_abbrev=False)
+    made = Parser("jaxdrill predict", ABOUT)
     made.add_argument("run", type=Path, metavar="RUN", help="run folder, or a file in its weights/")
     images = "picture of any size and color, folder of pictures, or idx file of images"
     made.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help=images)
@@ -116,7 +114,7 @@ def _write_picture(file: Path, images: Sequence[np.ndarray]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    return exit_code(lambda: run(list(sys.argv[1:] if argv is None else argv)))
+    return exit_code(run, list(sys.argv[1:] if argv is None else argv))
 
 
 if __name__ == "__main__":
