@@ -11,16 +11,16 @@ from jaxdrill.config.config import Augmentation
 from jaxdrill.config.schema import _conditions as conditions
 from jaxdrill.report import pictures
 from jaxdrill.report.analysis import analyze
-from jaxdrill.runs.reader import Run, read, read_all
+from jaxdrill.runs.reader import FinishedRun, read, read_all
 from jaxdrill.training import augmentation
 
 
 @pytest.fixture(scope="module")
-def step_4(shared_drill) -> Run:
+def step_4(shared_drill) -> FinishedRun:
     return read(shared_drill / "step_4")
 
 
-def augmented(run: Run, how: Augmentation) -> list[pictures.Picture]:
+def augmented(run: FinishedRun, how: Augmentation) -> list[pictures.Picture]:
     """The pictures of a run with another [augmentation] table."""
     config = run.config.model_copy(update={"augmentation": how})
     return pictures.augmentations([replace(run, config=config)])
