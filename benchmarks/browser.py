@@ -34,7 +34,11 @@ def program() -> str | None:
 
 
 class Browser:
-    """Control one page. `errors` holds the errors of its console and its security policy."""
+    """Control one page.
+
+    Attributes:
+        errors: errors of the console and violations of the security policy.
+    """
 
     def __init__(self, commands: int, answers: int) -> None:
         self._commands, self._answers, self._buffer = commands, answers, b""

@@ -1,10 +1,12 @@
-"""Every program of the drill compiled for TPUs that are not at hand, and lowered for GPUs:
+"""Compile the programs of the drill for absent TPUs, or lower them for GPUs.
 
-    pip install -e '.[tpu]' && python -m benchmarks.compile_ahead && python -m benchmarks.compile_ahead --gpus
+    pip install -e '.[tpu]'
+    python -m benchmarks.compile_ahead
+    python -m benchmarks.compile_ahead --gpus
 
-Each program is compiled in a process of its own, so that a compiler that crashes is one more outcome. Nothing is run:
-the times are those of a roofline, what the operations and bytes that the compiler counts would take at the chip's
-published peak and bandwidth, and a real step takes longer.
+Each case is compiled in a separate process, so that a crash of the compiler is recorded as a
+failure. No program runs. The times are lower bounds of a roofline model: the FLOP and bytes that
+the compiler counts, at the published peak rate and bandwidth of the chip.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import resource
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -29,18 +32,13 @@ from jaxdrill.files import write_text
 from jaxdrill.training import devices
 from jaxdrill.training.trainer import Trainer
 
-# https://cloud.google.com/tpu/docs/v5e: a chip's peak in bfloat16, its memory's bandwidth and size.
+# Per chip, from https://cloud.google.com/tpu/docs/v5e: bfloat16 FLOP/s, bytes/s, bytes.
 PEAK, BANDWIDTH, MEMORY = 197e12, 819e9, 16e9
-PASSES = {
-    "float32": 6,
-    "tensorfloat32": 3,
-    "bfloat16": 1,
-}  # bfloat16 products for one product of that precision
-OUT, GPU_OUT = (
-    Path("runs/benchmarks/tpu_v5e_compiled.json"),
-    Path("runs/benchmarks/gpu_lowered.json"),
-)
-TOPOLOGIES = {"v5e:1x1": [1, 1, 1], "v5e:2x2": [2, 2, 1]}  # and the chips of a host
+# Multiplications in bfloat16 per multiplication in each precision.
+PASSES = {"float32": 6, "tensorfloat32": 3, "bfloat16": 1}
+OUT = Path("runs/benchmarks/tpu_v5e_compiled.json")
+GPU_OUT = Path("runs/benchmarks/gpu_lowered.json")
+TOPOLOGIES = {"v5e:1x1": [1, 1, 1], "v5e:2x2": [2, 2, 1]}  # chips per host, along each axis
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
@@ -49,11 +47,14 @@ ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 
-Case = dict[str, Any]  # what to compile: step, topology, shape of the mesh, seeds, convolution
+Case = dict[str, Any]  # the keys are step, topology, mesh (its shape), seeds and convolution
 
 
 def cases() -> list[Case]:
-    """Each recipe with one seed on one chip; step 5 with several seeds in each form; and step 5 on four chips."""
+    """Return the cases: all recipes with one seed on one chip, and variants of step 5.
+
+    The variants have several seeds, two forms of the convolution, and four chips.
+    """
     chip = {"topology": "v5e:1x1", "mesh": [1, 1]}
     one = [{"step": step, **chip, "seeds": 1, "convolution": "auto"} for step in recipes.steps()]
     several = [
@@ -75,7 +76,7 @@ def cases() -> list[Case]:
 
 
 def mnist() -> Dataset:
-    """As many images as MNIST has, all black: only the sizes matter."""
+    """Return a dataset with the sizes of MNIST and black images."""
     train, test = (
         (np.zeros((count, 28, 28, 1), np.uint8), np.zeros(count, np.uint8))
         for count in (60_000, 10_000)
@@ -83,8 +84,8 @@ def mnist() -> Dataset:
     return Dataset("mnist", *train, *test)
 
 
-def described(case: Case) -> Trainer:
-    """The programs of a case, for the devices of a TPU that is described."""
+def make_trainer(case: Case) -> Trainer:
+    """Build the trainer of a case for the devices of an absent TPU."""
     from jax.experimental import topologies
 
     topology = topologies.get_topology_desc(
@@ -101,42 +102,43 @@ def described(case: Case) -> Trainer:
 
 
 def compile_case(case: Case) -> dict[str, Any]:
-    """The epoch and the evaluation of a case compiled: what each needs, a device."""
-    trainer, found = described(case), {}
-    for name, function in (
-        ("epoch", trainer.epoch or trainer.step),
-        ("evaluation", trainer.evaluate),
-    ):
+    """Compile the epoch and the evaluation of a case.
+
+    Returns:
+        Per function: the seconds of the compilation, and the FLOP, bytes and memory per device.
+        The FLOP and bytes are those of a training step of all seeds, or of a batch of evaluation.
+    """
+    trainer, found = make_trainer(case), {}
+    functions = {"epoch": trainer.epoch or trainer.step, "evaluation": trainer.evaluate}
+    for name, function in functions.items():
         with devices.numerics(function.precision):
             lowered = function.jitted.lower(*function.arguments)
         began = time.perf_counter()
         compiled = lowered.compile()
-        elapsed, counted, memory = (
-            time.perf_counter() - began,
-            compiled.cost_analysis(),
-            compiled.memory_analysis(),
-        )
+        elapsed = time.perf_counter() - began
+        counted, memory = compiled.cost_analysis(), compiled.memory_analysis()
+        flop, accessed = counted["flops"], counted["bytes accessed"]
         found[name] = {
             "compile_seconds": round(elapsed, 1),
-            "bytes": counted[
-                "bytes accessed"
-            ],  # of a training step of all seeds, or of an evaluation's batch
-            "flop": counted["flops"],
+            "bytes": accessed,
+            "flop": flop,
             "arguments_bytes": memory.argument_size_in_bytes,
             "temporary_bytes": memory.temp_size_in_bytes,
-        } | roofline(
-            counted["flops"], counted["bytes accessed"], trainer.execution.matmul_precision
-        )
+        } | roofline(flop, accessed, trainer.execution.matmul_precision)
     return found | {"peak_host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
 
 def roofline(flop: float, bytes_accessed: float, precision: str) -> dict[str, float]:
-    """Seconds at the published peak and bandwidth, whichever takes longer."""
+    """Return the seconds at the peak rate or at the bandwidth, whichever is longer."""
     return {"roofline_seconds": max(flop * PASSES[precision] / PEAK, bytes_accessed / BANDWIDTH)}
 
 
 def lower_for_gpus() -> dict[str, Any]:
-    """The programs of each recipe, of one seed and of eight, exported for NVIDIA's and AMD's GPUs: bytes of each."""
+    """Export all functions of all recipes for NVIDIA and AMD GPUs, for 1 and 8 seeds.
+
+    Returns:
+        The bytes of each exported module.
+    """
     from jax import export
 
     found: dict[str, Any] = {}
@@ -153,7 +155,10 @@ def lower_for_gpus() -> dict[str, Any]:
 
 
 def drill_minutes(results: list[dict[str, Any]]) -> float | None:
-    """Each recipe's epochs with 10 seeds, by the roofline of one seed after another: the minutes on one chip."""
+    """Return the roofline minutes of the drill on one chip, or None if a recipe is missing.
+
+    Each recipe trains 10 seeds, one after another.
+    """
     seconds = 0.0
     for step in recipes.steps():
         config = recipes.load(step)
@@ -172,85 +177,93 @@ def drill_minutes(results: list[dict[str, Any]]) -> float | None:
 
 
 def measure(case: Case, limit: float) -> dict[str, Any]:
-    """What a process of its own says of a case, or why it said nothing."""
+    """Compile a case in a new process. Return its results, or the reason of the failure."""
     command = [sys.executable, "-m", "benchmarks.compile_ahead", "--case", json.dumps(case)]
     try:
         done = subprocess.run(
             command, env=os.environ | ENVIRONMENT, capture_output=True, text=True, timeout=limit
         )
     except subprocess.TimeoutExpired:
-        return case | {"failed": f"not compiled in {limit:g} s"}
+        return case | {"failed": f"not compiled within {limit:g} s"}
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "Error" in line or "ERROR" in line]
-        return case | {
-            "failed": (lines or done.stderr.splitlines() or [f"ended with {done.returncode}"])[-1][
-                :300
-            ]
-        }
+        lines = lines or done.stderr.splitlines() or [f"ended with exit code {done.returncode}"]
+        return case | {"failed": lines[-1][:300]}
     return case | json.loads(done.stdout.splitlines()[-1])
 
 
 def line(result: dict[str, Any]) -> str:
-    """A result for a person."""
-    title = f"{result['step']:18} {result['topology']} {result['mesh']} {result['seeds']:2} {result['convolution']:7}"
+    """Format a result as one line."""
+    seeds = result["seeds"]
+    title = f"{result['step']:18} {result['topology']} {result['mesh']} {seeds:2} "
+    title += f"{result['convolution']:7}"
     if "failed" in result:
         return f"{title} FAILS: {result['failed']}"
-    epoch, chips = result["epoch"], math.prod(result["mesh"])
+    epoch, scale = result["epoch"], math.prod(result["mesh"]) / seeds
     return (
-        f"{title} {epoch['compile_seconds']:6.1f} s  {epoch['bytes'] * chips / result['seeds'] / 1e6:7.1f} MB and "
-        f"{epoch['flop'] * chips / result['seeds'] / 1e9:6.3f} GFLOP a seed  {epoch['temporary_bytes'] / 1e6:8.1f} MB "
-        f"temporary  {epoch['roofline_seconds'] * chips / result['seeds'] * 1e6:7.1f} us a step and seed"
+        f"{title} {epoch['compile_seconds']:6.1f} s  {epoch['bytes'] * scale / 1e6:7.1f} MB and "
+        f"{epoch['flop'] * scale / 1e9:6.3f} GFLOP per seed  "
+        f"{epoch['temporary_bytes'] / 1e6:8.1f} MB temporary  "
+        f"{epoch['roofline_seconds'] * scale * 1e6:7.1f} us per step and seed"
     )
 
 
-def main() -> None:
+def parse_options() -> argparse.Namespace:
+    """Return the options of the command line. Exit with code 2 if libtpu is missing."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compile_ahead", description=__doc__)
-    parser.add_argument(
-        "--case", type=json.loads, help=argparse.SUPPRESS
-    )  # what a process of its own compiles
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE", help=f"for every figure (default: {OUT} or {GPU_OUT})"
-    )
-    parser.add_argument("--step", nargs="+", help="only these recipes, such as step_5")
-    parser.add_argument("--seeds", nargs="+", type=int, help="only with so many seeds")
-    parser.add_argument("--gpus", action="store_true", help="lower for GPUs instead")
-    parser.add_argument(
-        "--limit", type=float, default=600, help="seconds for a program (default: 600)"
-    )
-    options = parser.parse_args()
-    if options.case:
-        return print(json.dumps(compile_case(options.case)))
-    if options.gpus:
-        about = {"versions": {"jax": jax.__version__}, "bytes_of_modules": lower_for_gpus()}
-        write_text(out := options.out or GPU_OUT, json.dumps(about, indent=1) + "\n")
-        return print(f"{len(about['bytes_of_modules'])} programs lowered: {out}")
-    if importlib.util.find_spec("libtpu") is None:
-        parser.error("libtpu is not installed; pip install -e '.[tpu]'")
-    from importlib.metadata import version
 
+    def add(flag: str, about: str, **settings: Any) -> None:
+        parser.add_argument(flag, help=about, **settings)
+
+    add("--case", argparse.SUPPRESS, type=json.loads)  # `measure` passes the case to compile.
+    about = f"file of all results (default: {OUT} or {GPU_OUT})"
+    add("--out", about, type=Path, metavar="FILE")
+    add("--step", "only these recipes, such as step_5", nargs="+")
+    add("--seeds", "only cases with these numbers of seeds", nargs="+", type=int)
+    add("--gpus", "lower for GPUs instead", action="store_true")
+    add("--limit", "seconds per case (default: 600)", type=float, default=600)
+    options = parser.parse_args()
+    for_tpu = not options.case and not options.gpus
+    if for_tpu and importlib.util.find_spec("libtpu") is None:
+        parser.error("libtpu is not installed. Run pip install -e '.[tpu]'.")
+    return options
+
+
+def measure_all(options: argparse.Namespace) -> None:
+    """Compile the requested cases for TPUs. Write the results after each case."""
     out = options.out or OUT
     known = json.loads(out.read_text())["results"] if out.exists() else []
     results = [each for each in known if {key: each[key] for key in cases()[0]} in cases()]
-    chosen = [
-        case
-        for case in cases()
-        if (not options.step or case["step"] in options.step)
-        and (not options.seeds or case["seeds"] in options.seeds)
-    ]
-    for case in chosen:
-        results = [each for each in results if {key: each[key] for key in case} != case] + [
-            measure(case, options.limit)
-        ]
+    about = {
+        "versions": {name: version(name) for name in ("jax", "jaxlib", "libtpu")},
+        "steps_a_scan": 468,
+        "peak_flops": PEAK,
+        "bandwidth": BANDWIDTH,
+        "memory": MEMORY,
+    }
+    for case in cases():
+        if options.step and case["step"] not in options.step:
+            continue
+        if options.seeds and case["seeds"] not in options.seeds:
+            continue
+        results = [each for each in results if {key: each[key] for key in case} != case]
+        results.append(measure(case, options.limit))
         print(line(results[-1]), flush=True)
-        about = {
-            "versions": {name: version(name) for name in ("jax", "jaxlib", "libtpu")},
-            "steps_a_scan": 468,
-            "peak_flops": PEAK,
-            "bandwidth": BANDWIDTH,
-            "memory": MEMORY,
-            "drill_roofline_minutes": drill_minutes(results),
-        }
-        write_text(out, json.dumps(about | {"results": results}, indent=1) + "\n")
+        found = about | {"drill_roofline_minutes": drill_minutes(results), "results": results}
+        write_text(out, json.dumps(found, indent=1) + "\n")
+
+
+def main() -> None:
+    """Run the command."""
+    options = parse_options()
+    if options.case:
+        print(json.dumps(compile_case(options.case)))
+    elif options.gpus:
+        found = {"versions": {"jax": jax.__version__}, "bytes_of_modules": lower_for_gpus()}
+        write_text(out := options.out or GPU_OUT, json.dumps(found, indent=1) + "\n")
+        print(f"{len(found['bytes_of_modules'])} programs lowered: {out}")
+    else:
+        measure_all(options)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""A second opinion that does not wear out the test images: cross-validation over the training images.
+"""Compare recipes by cross-validation on the training images, without the test images.
 
     python -m benchmarks.cross_validation 5 6 --data-dir FOLDER
 
-Each recipe is trained without each of five equal parts of the training images in turn, and evaluated on that part, so
-that every training image is answered once by networks that have not seen it. Run folders are kept, and continued. The
-figures go into `--json`.
+The training images are split into five folds. For each fold, each recipe is trained on the other
+four folds and evaluated on this one. Run folders are kept, and rerunning the command resumes
+unfinished runs. The results are written to `--json`.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from jaxdrill.training import devices
 
 
 def accuracies(config: Config, options: argparse.Namespace) -> np.ndarray:
-    """The accuracy of each fold and seed after the last epoch, float64[F, S]."""
+    """Return the accuracy per fold and seed after the last epoch, float64[F, S]."""
     found, count = [], len(data.load(config.data, options.data_dir).train_labels)
     for fold in range(1, options.folds + 1):
         part = config.model_copy(update={"hold_out": count // options.folds, "fold": fold})
@@ -38,30 +38,30 @@ def accuracies(config: Config, options: argparse.Namespace) -> np.ndarray:
     return np.array(found)
 
 
-def main() -> None:
+def parse_options() -> argparse.Namespace:
+    """Return the options of the command line."""
     parser = Parser(
         prog="python -m benchmarks.cross_validation",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "steps", nargs="+", metavar="STEP", help="as --step; each is compared with the first"
-    )
+    about = "recipe, as for jaxdrill train --step; each is compared with the first"
+    parser.add_argument("steps", nargs="+", metavar="STEP", help=about)
     parser.add_argument("--data-dir", type=Path, help="folder of the four official idx files")
     parser.add_argument("--data", default="mnist", help="(default: mnist)")
-    parser.add_argument("--folds", type=int, default=5, help="(default: 5)")
-    parser.add_argument("--seeds", type=int, default=3, help="a fold (default: 3)")
-    parser.add_argument("--epochs", type=int, help="(default: each recipe's own)")
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/cross_validation"), help="(default: %(default)s)"
-    )
-    parser.add_argument(
-        "--json",
-        type=Path,
-        metavar="FILE",
-        help="for every figure (default: figures.json in --out)",
-    )
-    options = parser.parse_args()
+    parser.add_argument("--folds", type=int, default=5, help="number of folds (default: 5)")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds per fold (default: 3)")
+    parser.add_argument("--epochs", type=int, help="(default: those of each recipe)")
+    out, about = Path("runs/cross_validation"), "folder for the run folders (default: %(default)s)"
+    parser.add_argument("--out", type=Path, default=out, help=about)
+    about = "file of all results (default: figures.json in --out)"
+    parser.add_argument("--json", type=Path, metavar="FILE", help=about)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run the command."""
+    options = parse_options()
     flags = {"data": options.data, "seeds": f"{options.seeds}"}
     flags |= {"epochs": f"{options.epochs}"} if options.epochs else {}
     rows: list[dict[str, Any]] = []
@@ -69,15 +69,9 @@ def main() -> None:
         config = recipes.load(step, flags)
         devices.set_up_for([config])
         found = accuracies(config, options)
-        rows.append(
-            {
-                "step": config.name,
-                "epochs": config.epochs,
-                "folds": found.tolist(),
-                "mean": found.mean(),
-            }
-        )
-        if len(rows) > 1:  # by fold: its seeds share their images
+        about = {"step": config.name, "epochs": config.epochs}
+        rows.append(about | {"folds": found.tolist(), "mean": found.mean()})
+        if len(rows) > 1:  # The test compares folds, because the seeds of a fold share its images.
             first = np.array(rows[0]["folds"])
             change = statistics.difference(rows[0]["step"], first.mean(axis=1), found.mean(axis=1))
             rows[-1] |= {
@@ -86,10 +80,9 @@ def main() -> None:
                 "p_value": change.p_value,
             }
         write_text(options.json or options.out / "figures.json", json.dumps(rows, indent=1) + "\n")
-        print(
-            f"{config.name}: {100 * found.mean():.3f} % over {options.folds} folds of {options.seeds} seeds; by fold",
-            ", ".join(f"{100 * each:.3f}" for each in found.mean(axis=1)),
-        )
+        folds = ", ".join(f"{100 * each:.3f}" for each in found.mean(axis=1))
+        print(f"{config.name}: mean of {options.folds} folds and {options.seeds} seeds per fold:")
+        print(f"  {100 * found.mean():.3f} %; per fold {folds}")
 
 
 if __name__ == "__main__":

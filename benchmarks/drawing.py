@@ -1,10 +1,10 @@
-"""Measure the page in headless Chromium: the time from a point of the pen to the predictions.
+"""Measure the delay from a pen event to the predictions, on the page in headless Chromium.
 
     python -m benchmarks.drawing results/step_5 results/step_6
     python -m benchmarks.drawing results/step_{5,6,6_fast,6_one,6_small} --picture docs/page.png
 
-A digit is drawn point by point. After each point, the page processes the drawing and runs the
-networks, pausing for other events, until every network has predicted. `--picture` measures nothing.
+A digit is drawn point by point. After each point, the page processes the drawing and runs all
+networks, with pauses for other events. `--picture` measures nothing.
 """
 
 import argparse
@@ -54,6 +54,7 @@ TIMED = """
 
 
 def main() -> None:
+    """Run the command."""
     parser = Parser(
         prog="python -m benchmarks.drawing",
         description=__doc__,
@@ -67,12 +68,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="file to write the times to")
     options = parser.parse_args()
     if not browser.program():
-        raise RunError("no Chromium is installed")
+        raise RunError("Chromium is not installed")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         file = Path(folder) / "page.html"
-        write_text(
-            file, page.build(read_each(options.runs), page.MAX_SEEDS if options.picture else 1)
-        )
+        max_seeds = page.MAX_SEEDS if options.picture else 1
+        write_text(file, page.build(read_each(options.runs), max_seeds))
         with browser.started(Path(folder) / "profile") as opened:
             if options.picture:
                 opened.open(file, 980, 512)
@@ -83,23 +83,14 @@ def main() -> None:
             names = opened.run("networks.map(({ name }) => name)")
             times = np.array(opened.run(TIMED.replace("POINTS", json.dumps(POINTS))))
     rows = {"networks": names, "points": len(times)}
-    for name, column in zip(
-        ("the page is busy, ms", "until all have answered, ms"), times.T, strict=True
-    ):
-        rows[name] = dict(
-            zip(
-                ("median", "95 %", "largest"),
-                np.percentile(column, (50, 95, 100)).round(1).tolist(),
-                strict=True,
-            )
-        )
+    titles = "the page is busy, ms", "until all have answered, ms"
+    for title, column in zip(titles, times.T, strict=True):
+        values = np.percentile(column, (50, 95, 100)).round(1).tolist()
+        rows[title] = dict(zip(("median", "95 %", "largest"), values, strict=True))
     if file := options.json:
         known = json.loads(file.read_text()) if file.exists() else []
-        write_text(
-            file,
-            json.dumps([*(each for each in known if each["networks"] != names), rows], indent=1)
-            + "\n",
-        )
+        others = [each for each in known if each["networks"] != names]
+        write_text(file, json.dumps([*others, rows], indent=1) + "\n")
     print(json.dumps(rows, indent=1))
 
 

@@ -1,9 +1,10 @@
-"""What products in bfloat16 would cost in accuracy, found on a CPU:
+"""Measure how much accuracy convolutions in bfloat16 cost, by simulating them on a CPU.
 
     python -m benchmarks.precision --data-dir FOLDER
 
-trains the same seeds twice, as they are and with every factor of a convolution rounded to bfloat16, forward and
-backward. Sums stay in float32, as a TPU's do. The run folders are kept, and continued if this is run again.
+The same seeds are trained twice: in float32, and with the inputs of every convolution rounded to
+bfloat16, forward and backward. Accumulation stays in float32, as on a TPU. Run folders are kept,
+and rerunning the command resumes unfinished runs.
 """
 
 import argparse
@@ -22,13 +23,13 @@ from jaxdrill.training import devices
 
 @jax.custom_vjp
 def rounded(x: jax.Array) -> jax.Array:
-    """The nearest values that bfloat16 has, float32; the gradient passes as it is."""
+    """Round float32 values to bfloat16. The gradient is not rounded."""
     return lax.reduce_precision(x, 8, 7)
 
 
 @jax.custom_vjp
 def with_rounded_gradient(x: jax.Array) -> jax.Array:
-    """The same values; the gradient is rounded."""
+    """Return x. The gradient is rounded to bfloat16."""
     return x
 
 
@@ -37,20 +38,20 @@ with_rounded_gradient.defvjp(lambda x: (x, None), lambda _, dy: (rounded(dy),))
 
 
 def convolve(x: jax.Array, kernel: jax.Array, padding: int, form: str) -> jax.Array:
-    """As `convolution.convolve`, of rounded factors."""
+    """Convolve like `convolution.convolve`, with inputs rounded to bfloat16."""
     return with_rounded_gradient(convolution.convolve(rounded(x), rounded(kernel), padding, form))
 
 
 def main() -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.precision", description=__doc__)
     parser.add_argument("--data-dir", type=Path, help="folder of the four official idx files")
     parser.add_argument("--data", default="auto", help="(default: auto)")
     parser.add_argument("--step", default="5", help="(default: 5)")
     parser.add_argument("--seeds", type=int, default=3, help="(default: 3)")
     parser.add_argument("--epochs", type=int, default=20, help="(default: 20)")
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/precision"), help="(default: %(default)s)"
-    )
+    out, about = Path("runs/precision"), "folder for the run folders (default: %(default)s)"
+    parser.add_argument("--out", type=Path, default=out, help=about)
     options = parser.parse_args()
     flags = {"seeds": f"{options.seeds}", "epochs": f"{options.epochs}", "data": options.data}
     config, accuracies = recipes.load(options.step, flags), {}
@@ -59,9 +60,8 @@ def main() -> None:
         modules.convolve = form
         with progress.stop_on_signal() as stop:
             command = ["python", "-m", "benchmarks.precision"]
-            folder = session.train(
-                config, options.out / name, stop, options.data_dir, command=command
-            )
+            out = options.out / name
+            folder = session.train(config, out, stop, options.data_dir, command=command)
         accuracies[name] = reader.read(folder).metrics["accuracy"][:, -1]
     change = statistics.difference("float32", accuracies["float32"], accuracies["bfloat16"])
     report = {

@@ -8,19 +8,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import compare
+from benchmarks import workers
 from jaxdrill.files import write_text
 from jaxdrill.report import plots, summary, tables
 from jaxdrill.report.analysis import Analysis, group_runs
 from jaxdrill.runs import reader
 
 FOLDER, README, RESULTS = Path("results"), Path("README.md"), Path("docs/results.md")
-PICTURE, SPEED, MEASURED = (
-    Path("docs/ladder.svg"),
-    Path("docs/speed.md"),
-    Path("results/benchmarks/cpu.json"),
-)
-# The colours of the report. A picture cannot use those of the page that shows it.
+PICTURE, SPEED = Path("docs/ladder.svg"), Path("docs/speed.md")
+MEASURED = Path("results/benchmarks/cpu.json")
+# The colours of the report. An SVG image cannot use the styles of the page that contains it.
 COLOURS = """<style>svg{--ink:#1d2433;--line:#d7dce4;--a:#1f6fb2;--b:#c2571a}
 @media(prefers-color-scheme:dark){svg{--ink:#e4e8ef;--line:#343c49;--a:#6cb2ee;--b:#f09a5f}}</style>"""
 
@@ -56,14 +53,14 @@ def speed_table(found: Mapping[str, Any]) -> str:
     """Return the table of docs/speed.md: seconds of PyTorch divided by seconds of jaxdrill.
 
     Args:
-        found: what `benchmarks.compare` wrote.
+        found: the results of `benchmarks.compare`.
     """
     rows = [
         (f"training step, network of {key.replace('_', ' ', 1)}", each, 1000 / each["steps"], "ms")
         for key, each in sorted(found["training_steps"].items())
     ]
     rows.append(("epoch of step 5", found["epochs"]["step_5"], 1, "s"))
-    names = compare.PYTORCH
+    names = workers.PYTORCH
     lines = [f"| | jaxdrill | {' | '.join(names)} | best |", "| --- " + "| --: " * 6 + "|"]
     for title, result, scale, unit in rows:
         ratios = " | ".join(f"{result[name]['ratio']:.2f}" for name in names)
@@ -75,7 +72,7 @@ def speed_table(found: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    """Rewrite the files."""
+    """Rewrite the tables and the picture."""
     analyses = group_runs(reader.read_all([FOLDER]))[0]
     write_text(PICTURE, plots.ladder(analyses, 8.5).replace(">", f">{COLOURS}", 1))
     new_tables = {

@@ -1,10 +1,10 @@
-"""How the time of an epoch grows with devices, processes and seeds on this machine's cores:
+"""Measure how the time of epochs and files scales with seeds, devices and processes on the CPU.
 
     python -m benchmarks.scaling
 
-Each line is one command on digits: step 5, the seconds that a seed's share of the fastest epoch takes. More devices
-than cores share them, so what is seen is the cost of dividing the work. Then what process 0 takes to write for many
-seeds. With `--json` every figure is written into a file.
+First, measure how long process 0 writes the files of many seeds. Then train step 5 on digits with
+each number of devices, processes and seeds, and print the seconds per seed of the fastest epoch.
+The devices share the cores, so the results show only the cost of dividing the work.
 """
 
 import argparse
@@ -33,22 +33,17 @@ SHAPES = [*((devices, 1) for devices in (1, 2, 4, 8)), *((1, processes) for proc
 
 
 def epoch_seconds(devices: int, processes: int, seeds: int, folder: Path) -> float:
-    """Of one seed, the fastest epoch, with so many devices in each of so many processes."""
+    """Train with `devices` devices per process.
+
+    Returns:
+        The seconds per seed of the fastest epoch.
+    """
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{listener.getsockname()[1]}"
-    command = [
-        sys.executable,
-        "-m",
-        "jaxdrill.main",
-        "--step",
-        "5",
-        "--data",
-        "digits",
-        "--epochs",
-        "3",
-    ]
-    command += ["--seeds", f"{seeds}", "--batch-size", "256", "--workdir", f"{folder}"]
+    command = [sys.executable, "-m", "jaxdrill.main"]
+    command += ["--step", "5", "--data", "digits", "--epochs", "3", "--batch-size", "256"]
+    command += ["--seeds", f"{seeds}", "--workdir", f"{folder}"]
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": f"{devices}", "JAX_PLATFORMS": "cpu"}
     started = [
         subprocess.Popen(
@@ -60,16 +55,15 @@ def epoch_seconds(devices: int, processes: int, seeds: int, folder: Path) -> flo
         for n in range(processes)
     ]
     if any(process.wait() for process in started):
-        raise RuntimeError(f"{processes} process(es) of {devices} device(s) did not train")
+        raise RuntimeError(f"training failed with {processes} process(es) of {devices} device(s)")
     return min(row["seconds"] for row in read_rows(folder)[0])
 
 
 def write_seconds(seeds: int, folder: Path) -> dict[str, Any]:
-    """What the files of so many seeds of step 5 take: a checkpoint, and after the last epoch the predictions."""
+    """Measure the seconds to write a checkpoint and the predictions of `seeds` seeds of step 5."""
     recipe = config.load("5")
-    state = init_state(
-        recipe, make_optimizer(recipe.optimizer, lambda step: 0.01), jax.random.key(1)
-    )
+    optimizer = make_optimizer(recipe.optimizer, lambda step: 0.01)
+    state = init_state(recipe, optimizer, jax.random.key(1))
     arrays = {name: np.repeat(a[None], seeds, axis=0) for name, a in named(state).items()}
     rows = [
         {"seed": seed, "epoch": epoch, "test_accuracy": 0.99}
@@ -94,9 +88,8 @@ def write_seconds(seeds: int, folder: Path) -> dict[str, Any]:
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
-    parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="write every figure into this file"
-    )
+    about = "write all results to this file"
+    parser.add_argument("--json", type=Path, metavar="FILE", help=about)
     options = parser.parse_args()
     rows, written = [], []
     for seeds in (1, 16, 256):
@@ -107,14 +100,8 @@ def main() -> None:
         for devices, processes in SHAPES:
             with tempfile.TemporaryDirectory() as folder:
                 seconds = epoch_seconds(devices, processes, seeds, Path(folder) / "run")
-            rows.append(
-                {
-                    "seeds": seeds,
-                    "devices": devices,
-                    "processes": processes,
-                    "epoch_seconds": seconds,
-                }
-            )
+            case = {"seeds": seeds, "devices": devices, "processes": processes}
+            rows.append(case | {"epoch_seconds": seconds})
             print(rows[-1], flush=True)
     if options.json:
         found = {"cores": cores(), "epochs": rows, "written": written}

@@ -1,12 +1,15 @@
-"""Searches for better recipes on held-out training images; the test images are never evaluated.
+"""Search for better recipes on held-out training images. The test images are never evaluated.
 
     python -m benchmarks.search SPACE.toml --data-dir FOLDER
 
-A space names the recipe to start from, the fields that vary (each with a list of values, or a table of named ones), and
-rungs of so many epochs and seeds. All combinations, or `draw` of them at random, are trained on the first rung, the
-better half of them, by mean validation accuracy, on the next (successive halving: Jamieson and Talwalkar, 2016). What
-was trained before a stop is not trained again. The run folders and the results, SPACE.json, go into `--out`;
-`--results` names another folder for the results. `--frontier` writes the tables of all results in that folder.
+A space is a TOML file with the recipe to start from, the fields that vary, and the rungs. A field
+has a list of values, or a table of named values. A rung is a number of epochs and seeds. All
+combinations, or `draw` random ones, are trained on the first rung. The better half by mean
+validation accuracy continues on the next rung (successive halving: Jamieson and Talwalkar, 2016).
+
+Rerun the command to resume a stopped search. Run folders and results (SPACE.json) are written to
+`--out`. `--results` is another folder for the results. `--frontier` writes the tables of all
+results in this folder.
 """
 
 import argparse
@@ -30,18 +33,20 @@ KEYS = {"recipe", "choices", "rungs", "draw", "parameters_below", "hold_out", "d
 
 
 def proposals(space: dict[str, Any], source: str) -> Iterator[Config]:
-    """The recipes of a space, those with too many parameters left out.
+    """Yield the recipes of a space, except those with too many parameters.
+
+    Args:
+        space: the content of the TOML file.
+        source: start of the error messages.
 
     Raises:
-        UsageError: the space names no choices, or a recipe that is wrong.
+        UsageError: a key is missing or unknown, or a recipe is invalid.
     """
-    for key in [
-        *sorted(set(space) - KEYS),
-        *(key for key in ("choices", "rungs") if not space.get(key)),
-    ]:
-        raise UsageError(
-            f"{source}{key} is {'missing' if key in KEYS else 'unknown' + nearest(key, KEYS)}"
-        )
+    for key in sorted(set(space) - KEYS):
+        raise UsageError(f"{source}{key} is unknown{nearest(key, KEYS)}")
+    for key in ("choices", "rungs"):
+        if not space.get(key):
+            raise UsageError(f"{source}{key} is missing")
     fixed = {
         "hold_out": space.get("hold_out", 10_000),
         "data": space.get("data", "mnist"),
@@ -65,8 +70,8 @@ def proposals(space: dict[str, Any], source: str) -> Iterator[Config]:
             yield config
 
 
-def trained(config: Config, folder: Path, data_dir: Path | None) -> dict[str, Any]:
-    """Trains a recipe, or goes on, and says what came out."""
+def train(config: Config, folder: Path, data_dir: Path | None) -> dict[str, Any]:
+    """Train a recipe, or resume its training. Return its results."""
     from jaxdrill.runs import progress, reader, session
     from jaxdrill.training import devices
 
@@ -74,7 +79,7 @@ def trained(config: Config, folder: Path, data_dir: Path | None) -> dict[str, An
     with progress.stop_on_signal() as stop:
         session.train(config, folder, stop, data_dir, command=["python", "-m", "benchmarks.search"])
     run, end = reader.read(folder), infer_shapes(config.network)[-1]
-    # A later rung may have added seeds.
+    # The folder has more seeds if a later rung has already trained it.
     metrics = {name: values[: len(config.seed_list)] for name, values in run.metrics.items()}
     accuracies, losses = metrics["accuracy"][:, -1], metrics["loss"][:, -1]
     return {
@@ -91,16 +96,16 @@ def trained(config: Config, folder: Path, data_dir: Path | None) -> dict[str, An
 
 
 def search(path: Path, out: Path, results: Path, data_dir: Path | None) -> None:
-    """Train the recipes of a space rung by rung. Each recipe's result is written when its training ends.
+    """Train the recipes of a space rung by rung, and write the results after each recipe.
 
     Args:
-        path: the TOML file of the space.
+        path: TOML file of the space.
         out: folder for the run folders.
         results: folder for the results, a JSON file named after the space.
         data_dir: folder of the four official idx files; None for the cache.
 
     Raises:
-        UsageError: the space is wrong.
+        UsageError: the space is invalid.
         RunError, Stopped: as `session.train`.
     """
     try:
@@ -113,40 +118,42 @@ def search(path: Path, out: Path, results: Path, data_dir: Path | None) -> None:
         found: list[tuple[float, Config]] = []
         for config in configs:
             config = config.model_copy(update=rung)
-            folder = (
-                out / path.stem / f"{config.epochs}_{config.name}"
-            )  # a rung of only more seeds goes on in it
-            rows.append({"rung": number} | trained(config, folder, data_dir))
+            # A rung that only has more seeds than the previous one resumes in the same folder.
+            folder = out / path.stem / f"{config.epochs}_{config.name}"
+            rows.append({"rung": number} | train(config, folder, data_dir))
             found.append((-rows[-1]["accuracy"], config))
-            write_text(
-                results / f"{path.stem}.json", json.dumps({"about": about, "rows": rows}, indent=1)
-            )
+            text = json.dumps({"about": about, "rows": rows}, indent=1)
+            write_text(results / f"{path.stem}.json", text)
         found.sort(key=lambda each: each[0])
         configs = [config for _, config in found[: -(-len(found) // 2)]]
     print(table(rows))
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Results as a Markdown table, the best of the last rung first."""
+    """Return results as a Markdown table. The best results of the last rung come first."""
     lines = [
-        "| recipe | parameters | operations | epochs | seeds | validation % | of each seed | loss | s a seed |",
+        "| recipe | parameters | operations | epochs | seeds | validation % | of each seed "
+        "| loss | s a seed |",
         "|---|--:|--:|--:|--:|--:|---|--:|--:|",
     ]
     for row in sorted(rows, key=lambda row: (-row.get("rung", 1), -row["accuracy"])):
         each = ", ".join(f"{100 * accuracy:.2f}" for accuracy in row["accuracies"])
         lines.append(
-            f"| {row['name']} | {row['parameters']:,} | {row['operations']:,} | {row['epochs']} | {len(row['seeds'])} "
-            f"| {100 * row['accuracy']:.3f} | {each} | {row['loss']:.4f} | {row['seconds']:.0f} |"
+            f"| {row['name']} | {row['parameters']:,} | {row['operations']:,} "
+            f"| {row['epochs']} | {len(row['seeds'])} | {100 * row['accuracy']:.3f} "
+            f"| {each} | {row['loss']:.4f} | {row['seconds']:.0f} |"
         )
     return "\n".join(lines)
 
 
 def frontier(results: Path) -> str:
-    """Return all results of a folder as Markdown, a part for each file: an `about` and the `rows`."""
+    """Return all results of a folder as Markdown, with one section per JSON file."""
     about = """# What was tried
 
-Made from `results/search/` by `python -m benchmarks.search`. Each recipe was trained on the training images but 10,000,
-and evaluated on those; the test images had no part in it. Seconds are those of a machine with other work to do.
+Made from `results/search/` by `python -m benchmarks.search`. \
+Each recipe was trained on the training images but 10,000,
+and evaluated on those; the test images had no part in it. \
+Seconds are those of a machine with other work to do.
 """
     parts = [about]
     for file in sorted(results.glob("*.json")):
@@ -156,28 +163,21 @@ and evaluated on those; the test images had no part in it. Seconds are those of 
 
 
 def main() -> None:
+    """Run the command."""
     parser = Parser(
         prog="python -m benchmarks.search",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "space", type=Path, nargs="*", metavar="SPACE.toml", help="none: only write --frontier"
-    )
+    about = "file of a search space; without one, only --frontier is written"
+    parser.add_argument("space", type=Path, nargs="*", metavar="SPACE.toml", help=about)
     parser.add_argument("--data-dir", type=Path, help="folder of the four official idx files")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("runs/search"),
-        metavar="FOLDER",
-        help="for the run folders (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--results", type=Path, metavar="FOLDER", help="for the results (default: that of --out)"
-    )
-    parser.add_argument(
-        "--frontier", type=Path, metavar="FILE.md", help="write the tables of all --results into it"
-    )
+    out, about = Path("runs/search"), "folder for the run folders (default: %(default)s)"
+    parser.add_argument("--out", type=Path, default=out, metavar="FOLDER", help=about)
+    about = "folder for the results (default: --out)"
+    parser.add_argument("--results", type=Path, metavar="FOLDER", help=about)
+    about = "write the tables of all files in --results to this file"
+    parser.add_argument("--frontier", type=Path, metavar="FILE.md", help=about)
     options = parser.parse_args()
     if not options.space and not options.frontier:
         raise UsageError(

@@ -1,8 +1,9 @@
-"""The accuracy on training images in evaluation mode, of runs that did not measure it themselves, from their weights:
+"""Measure the accuracy on training images, in evaluation mode, from the weights of old runs.
 
     python -m benchmarks.training_gap --data-dir FOLDER --out results/training_gap.json
 
-Runs of later versions measure it after the last epoch, on the same images, and their reports show it.
+Later versions of jaxdrill measure it during training, after the last epoch and on the same images,
+and the report shows it.
 """
 
 import argparse
@@ -25,7 +26,7 @@ BATCH = 1000
 
 
 def accuracy(folder: Path, seed: int, images: np.ndarray, labels: np.ndarray) -> float:
-    """Return the fraction of images uint8[N, 28, 28, 1] that a seed's network classifies correctly."""
+    """Return the accuracy of the network of a seed on images uint8[N, 28, 28, 1]."""
     network = weights.load(folder, seed)
     predicted = [
         network(images[first : first + BATCH]).argmax(axis=-1)
@@ -35,7 +36,7 @@ def accuracy(folder: Path, seed: int, images: np.ndarray, labels: np.ndarray) ->
 
 
 def measure(run: FinishedRun, images: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Measure the seeds of a run that have weights; accuracies and their differences in percent."""
+    """Measure the accuracies of the seeds that have weights, and their differences, in percent."""
     seeds = [seed for seed in weights.seeds(run.folder) if seed in run.seeds]
     train = np.array([accuracy(run.folder, seed, images, labels) for seed in seeds])
     test = run.metrics["accuracy"][[run.seeds.index(seed) for seed in seeds], -1]
@@ -52,6 +53,7 @@ def measure(run: FinishedRun, images: np.ndarray, labels: np.ndarray) -> dict[st
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
     parser = Parser(
         prog="python -m benchmarks.training_gap",
         description=__doc__,
@@ -67,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--data", default="mnist", help="(default: mnist)")
     parser.add_argument("--data-dir", type=Path, help="folder of the four official idx files")
-    parser.add_argument("--out", type=Path, help="JSON file of the results (default: print them)")
+    parser.add_argument("--out", type=Path, help="JSON file of the results, which are also printed")
     options = parser.parse_args(argv)
     dataset = data.load(options.data, options.data_dir)
     subset = training_subset(len(dataset.train_labels))

@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from benchmarks import compare, compile_ahead, contenders, false_verdicts, precision
+from benchmarks import (
+    compile_ahead,
+    false_verdicts,
+    networks,
+    other_contenders,
+    precision,
+    workers,
+)
 from jaxdrill import config, data
 from jaxdrill.config.layers import count_parameters
 from jaxdrill.nn.convolution import convolve
@@ -40,7 +47,7 @@ def test_the_accelerator_benchmark_is_complete(tiny_recipe, tmp_path, digits):
 @pytest.mark.parametrize("step", ["1", "3", "6"])
 def test_contenders_train_the_same_network(step, digits):
     recipe = config.load(step)
-    flax = contenders.Flax(recipe, digits)
+    flax = other_contenders.Flax(recipe, digits)
     from flax import nnx
 
     expected = count_parameters(recipe.network)
@@ -48,7 +55,7 @@ def test_contenders_train_the_same_network(step, digits):
         sum(leaf.size for leaf in jax.tree.leaves(nnx.state(flax.network, nnx.Param))) == expected
     )
     torch = pytest.importorskip("torch", reason="PyTorch is not installed (.[bench])")
-    network = contenders.torch_network(recipe)
+    network = networks.torch_network(recipe)
     assert sum(parameter.numel() for parameter in network.parameters()) == expected
     assert network(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
 
@@ -58,7 +65,7 @@ def test_contenders_rotate_each_image_once_per_epoch(digits):
     recipe = config.load("5")
     some = {key: getattr(digits, key)[:300] for key in ("train_images", "train_labels", "groups")}
     few = dataclasses.replace(digits, **some)
-    batches = list(contenders.Flax(recipe, few).batches())
+    batches = list(other_contenders.Flax(recipe, few).batches())
     assert [len(labels) for _, labels in batches] == [128, 128, 44]
     assert np.array_equal(
         np.sort(np.concatenate([y for _, y in batches])), np.sort(few.train_labels)
@@ -69,12 +76,12 @@ def test_contenders_rotate_each_image_once_per_epoch(digits):
 @pytest.mark.slow
 def test_two_commits_are_compared(mnist_dir, tmp_path):
     """Compare this commit with itself, in two rounds of one batch each."""
-    setting = compare.Setting(mnist_dir, 2, (), ROOT)
-    workers = compare.start(setting, setting.names(), "2", 64)
-    found = compare.rounds(workers, "64", setting.rounds)
+    setting = workers.Setting(mnist_dir, 2, (), ROOT)
+    started = workers.start(setting, setting.names(), "2", 64)
+    found = workers.rounds(started, "64", setting.rounds)
     assert list(found) == ["baseline", "jaxdrill"] and found["jaxdrill"]["ratio"] == 1
     assert len(found["baseline"]["seconds"]) == 2 and found["baseline"]["ratio"] > 0
-    assert all(peak > 1e8 for peak in compare.peaks(workers).values())
+    assert all(peak > 1e8 for peak in workers.peaks(started).values())
 
 
 def test_convolution_rounds_its_factors_forward_and_backward():
