@@ -6,6 +6,7 @@ python -m benchmarks.reference
 from pathlib import Path
 
 from jaxdrill import config
+from jaxdrill.config.layers import KINDS
 from jaxdrill.config.schema import as_text, describe, metavar
 from jaxdrill.files import write_text
 from jaxdrill.main import COMMANDS, command
@@ -66,11 +67,13 @@ def command_section(name: str) -> str:
     lines += [line.strip() for line in examples.strip("\n").splitlines()]
     lines += ["```", "", "| argument | type | description |", "|---|---|---|"]
     for action in parser._actions:
-        if action.dest in ("help", "version", *config.FLAGS):
+        recipe_fields = config.FLAGS if name == "train" else ()
+        if action.dest in ("help", "version", *recipe_fields):
             continue
         flag = ", ".join(f"`{option}`" for option in action.option_strings)
         takes_value = action.option_strings and action.nargs != 0
-        row = flag or f"`{action.metavar}`", f"{action.metavar}" if takes_value else "", action.help
+        about = (action.help or "").replace("%(default)s", f"{action.default}")
+        row = flag or f"`{action.metavar}`", f"{action.metavar}" if takes_value else "", about
         lines.append(f"| {' | '.join(cell(f'{text}') for text in row)} |")
     if name == "train":
         lines += ["", "Every field of a recipe is a flag too, see below."]
@@ -83,7 +86,8 @@ def fields_section() -> str:
         "## Recipe fields",
         "",
         "In a TOML file, `optimizer.learning_rate` is the key `learning_rate` of the table",
-        "`[optimizer]`. The values are those of step 5.",
+        "`[optimizer]`. The values are those of step 5. Two keys are not flags: `extends` names",
+        "the recipe to extend, and `network` lists the layers.",
         "",
         "| field | flag | type | description | step 5 |",
         "|---|---|---|---|---|",
@@ -100,9 +104,30 @@ def fields_section() -> str:
     return "\n".join(lines)
 
 
+def layers_section() -> str:
+    """Return the table of the fields of each kind of layer."""
+    lines = [
+        "## Layers",
+        "",
+        "`network` is a list of layers. A recipe with this key replaces the whole list of the",
+        "recipe that it extends. The last layer must return 1x1 pixels with ten channels.",
+        "A convolution is followed by ReLU, batch norm and dropout, in this order.",
+        "",
+        "| layer | field | type | description | default |",
+        "|---|---|---|---|---|",
+    ]
+    for kind, layer in KINDS.items():
+        for name, info in layer.model_fields.items():
+            default = "required" if info.is_required() else as_text(info.default)
+            row = kind, f"`{name}`", metavar(info), describe(info), default
+            lines.append(f"| {' | '.join(map(cell, row))} |")
+    return "\n".join(lines)
+
+
 def reference() -> str:
     """Return the content of docs/reference.md."""
-    sections = [START.rstrip(), *map(command_section, COMMANDS), fields_section()]
+    commands = [command_section(name) for name in COMMANDS]
+    sections = [START.rstrip(), *commands, fields_section(), layers_section()]
     return "\n\n".join(sections) + "\n" + END
 
 
