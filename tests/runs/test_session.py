@@ -141,7 +141,8 @@ def test_every_session_and_seed_is_recorded(command, tmp_path):
     assert train("--seed", 4, "--seeds", 2) == ((1, 5), [first, second])
     assert train("--seed", 8) == ((1, [1, 2, 3, 4, 5, 8]), [first, second, third])
     recipe, run = from_file(folder / "config.json"), reader.read(folder)
-    assert (recipe.seed, recipe.seeds, run.seeds, run.left_out) == (1, 5, [1, 2, 3, 4, 5, 8], [])
+    every = [1, 2, 3, 4, 5, 8]
+    assert (recipe.seed_list, run.seeds, run.left_out) == (every, every, [])
     assert not [line for line in caveats([run]) if "sessions with different versions" in line]
     commands = [row[1].split("--epochs 1 ")[1] for row in sessions([run]).rows]
     assert commands == ["--seeds 3", "--seed 4 --seeds 2", "--seed 8"]
