@@ -145,9 +145,10 @@ def _library_versions() -> dict[str, str]:
 
 def _processor() -> str:
     """Return the processor's model and the number of cores available to this process."""
-    model = platform.processor() or platform.machine()
+    found = None
     with suppress(OSError, ValueError):
         text = Path("/proc/cpuinfo").read_text()
-        if found := re.search(r"^model name[^:]*:(.*)$", text, re.MULTILINE):
-            model = found[1].strip()
+        found = re.search(r"^model name[^:]*:(.*)$", text, re.MULTILINE)
+    # platform.processor() starts a process, so it is only the fallback.
+    model = found[1].strip() if found else platform.processor() or platform.machine()
     return f"{model}, {devices.cores()} cores"

@@ -19,14 +19,14 @@ from soak import damage, faults
 
 Change = Callable[[bytes, random.Random], bytes]
 MODULES = (
-    "page",
-    "export.safetensors",
-    "report",
+    "page.__main__",
+    "report.__main__",
+    "report.text",
     "report.plots",
     "report.pictures",
     "runs.verify",
-    "predict",
-    "export",
+    "predict.__main__",
+    "export.__main__",
 )
 RECIPE = TINY.replace("512", "100")
 CHANGES: dict[str, Change] = {
