@@ -255,6 +255,8 @@ def explain(error: ValidationError) -> tuple[str, str]:
     text = f"is {shown if len(shown) <= 100 else shown[:97] + '...'}; allowed: "
     if kind in ("value_error", "layer"):  # raised by a validator or discriminator
         return path, text + details["msg"].removeprefix("Value error, ")
+    if kind == "string_unicode":  # of a text, or of a key in the table at this path
+        return path or "the recipe", f"contains {shown}, which is not valid Unicode"
     info = FIELDS[name]
     close = nearest(details["input"], choices(info)) if isinstance(details["input"], str) else ""
     return path, f"{text}{allowed(info)}{close}"

@@ -1,5 +1,7 @@
 """Messages for invalid recipes and flags."""
 
+import json
+
 import pytest
 from conftest import TINY
 
@@ -187,3 +189,21 @@ def test_a_recipe_in_another_encoding(encoding, wrong, tmp_path):
     with pytest.raises(UsageError) as error:
         config.load(f"{tmp_path}/mine.toml")
     assert f"{error.value}" == f"{tmp_path}/mine.toml {wrong}. Save it as UTF-8."
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("layer", r"network\[2\] contains '\\ud800', which is not valid Unicode"),
+        ("table", r"optimizer contains '\\ud800'"),
+        ("recipe", r"the recipe contains '\\ud800'"),
+    ],
+)
+def test_a_key_that_is_not_valid_unicode(where, message, tmp_path):
+    """JSON can contain such keys, TOML cannot."""
+    table = json.loads(config.load("5").model_dump_json())
+    holder = {"layer": table["network"][1], "table": table["optimizer"], "recipe": table}[where]
+    holder["\ud800"] = True
+    (tmp_path / "config.json").write_text(json.dumps(table))
+    with pytest.raises(UsageError, match=message):
+        config.from_file(tmp_path / "config.json")
