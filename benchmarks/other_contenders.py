@@ -13,7 +13,7 @@ from benchmarks.networks import nnx_network, torch_network
 from jaxdrill import data
 from jaxdrill.config.config import Config
 
-# The values of jaxdrill.nn.network. Importing it would load JAX into the processes of PyTorch.
+# Equal to those of jaxdrill.nn.network. Importing it would load Flax in the PyTorch processes.
 MEAN, STANDARD_DEVIATION = 0.1307, 0.3081
 
 
@@ -58,7 +58,7 @@ class Contender(ABC):
     def evaluate(self) -> float:
         """Return the test accuracy."""
 
-    def finish_compiling(self) -> None:  # noqa: B027 - Jaxdrill overrides it.
+    def finish_compiling(self) -> None:  # noqa: B027 - Only Jaxdrill compiles ahead.
         """Wait until all functions are compiled."""
 
     def train(self, images: int) -> None:
@@ -103,7 +103,7 @@ class Eager(Contender):
         self.update(self.images(images), self.torch.from_numpy(labels))
 
     def update(self, x: Any, y: Any) -> tuple[float, Any]:
-        """Run one training step. Return the loss and the logits float32[B, 10]."""
+        """Run one training step. Return the loss and the logits, float32[B, 10]."""
         self.network.train()
         self.optimizer.zero_grad()
         logits = self.network(x)
