@@ -59,7 +59,7 @@ def seen(shared_drill, tmp_path_factory):
         "--dump-dom",
         (folder / "frames.html").as_uri(),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     title = re.search(r"<title>(.*?)</title>", done.stdout)
     assert title and title[1] != "-", done.stderr
     return page.count("<img"), json.loads(html.unescape(title[1]))
