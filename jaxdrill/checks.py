@@ -25,7 +25,9 @@ The exit code is 0 if all bits of the two trainings are equal, otherwise 3. The 
 examples:
   jaxdrill verify runs/step_5                               # the first two epochs
   jaxdrill verify runs/step_5 --epochs 1                    # faster
-  jaxdrill verify runs/step_5 --data-dir mnist --offline    # without a network call"""
+  jaxdrill verify runs/step_5 --data-dir mnist --offline    # without internet access"""
+
+OFFLINE = "do not access the internet; read data only from --data-dir or the cache"
 
 
 def check_parser() -> Parser:
@@ -65,7 +67,7 @@ def verify_parser() -> Parser:
     made.add_argument(
         "--data-dir", type=Path, metavar="DIR", help="folder with four idx files, as for training"
     )
-    made.add_argument("--offline", action="store_true", help="make no network call")
+    made.add_argument("--offline", action="store_true", help=OFFLINE)
     return made
 
 

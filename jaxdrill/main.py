@@ -113,12 +113,13 @@ def parser(arguments: Sequence[str] = ()) -> Parser:
     # --help is added after --step was read, because it shows the defaults of the step.
     add("--help", "-h", action="help", help="print this help and exit")
     about = (
-        "run folder (default: runs/NAME or runs/NAME_DATA); of several steps: folder of all runs"
+        "run folder (default: runs/NAME, or runs/NAME_DATA if the data is not MNIST); with several "
+        "steps: the folder that contains their run folders (default: runs)"
     )
     add("--workdir", type=Path, metavar="DIR", help=about)
     about = "folder with four idx files: the official files or your own"
     add("--data-dir", type=Path, metavar="DIR", help=about)
-    add("--offline", action="store_true", help="make no network call")
+    add("--offline", action="store_true", help=checks.OFFLINE)
     about = "start over; the existing run folder is renamed"
     add("--restart", action="store_true", help=about)
     add("--distributed", nargs="?", const="auto", metavar="TEXT", help=DISTRIBUTED)

@@ -45,13 +45,13 @@ class Augmentation(StrictModel):
     """Random changes to the training images. Each image is changed differently in each epoch."""
 
     rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 0.0
-    """maximum rotation in either direction"""
+    """maximum rotation in either direction, in degrees"""
     rotation_fill: Annotated[int, Field(ge=0, le=255), TRANSFORMED] = 1
     """fill value of pixels from outside the image"""
     scale: Fraction = 0.0
-    """maximum change of size, as a fraction"""
+    """maximum relative change of size: 0.1 scales by a factor from 0.9 to 1.1"""
     shift_pixels: Annotated[float, Field(ge=0, le=28)] = 0.0
-    """maximum translation in each direction"""
+    """maximum translation along each axis, in pixels"""
     interpolation: Annotated[Literal["nearest", "bilinear"], TRANSFORMED] = "nearest"
     """interpolation between pixels"""
 
@@ -119,13 +119,12 @@ class Execution(StrictModel):
     epoch: Literal["auto", "steps", "scan"] = "auto"
     """one call per step, or one scan per epoch; auto is steps on CPU, otherwise scan"""
     seeds_together: NonNegativeInt = 0
-    """number of seeds trained at once; 0 is one per device on CPU and TPU, and on GPU as many as
-    fit into memory, up to 32"""
+    """number of seeds trained together; 0 selects one seed per device on CPU and TPU, and on GPU
+    the maximum that fits into memory, but at most 32 per device"""
     convolution: Literal["auto", "rows", "xla", "im2col"] = "auto"
-    """algorithm of convolutions; auto is rows on CPU, im2col for several seeds on GPU,
-    otherwise xla"""
+    """algorithm of convolutions; auto is rows on CPU, im2col on GPU, and xla on TPU"""
     matmul_precision: Literal["float32", "tensorfloat32", "bfloat16"] = "float32"
-    """precision of convolutions and matrix products on devices that have several"""
+    """precision of convolutions and matrix products, on devices that support several precisions"""
 
 
 class Config(StrictModel):
@@ -152,7 +151,7 @@ class Config(StrictModel):
     hold_out: NonNegativeInt = 0
     """number of training images that are held out and evaluated instead of the test images"""
     fold: NonNegativeInt = 0
-    """fold to hold out, counted from 1; 0 is a random selection"""
+    """fold to hold out, counted from 1; 0 holds out a random selection, the same for all seeds"""
     evaluate_on: Literal["auto", "validation", "test"] = "auto"
     """split that is evaluated; auto is validation if images are held out, otherwise test"""
     init_from: str = ""

@@ -69,13 +69,13 @@ class Conv(Layer):
     padding: NonNegativeInt = 0
     """zeros added on each side, in pixels"""
     separable: bool = False
-    """use a 1x1 convolution followed by one filter per channel"""
+    """use a 1x1 convolution followed by a depthwise convolution"""
     relu: bool = True
     """apply ReLU after the convolution; the default is false in the last convolution"""
     batch_norm: bool = False
     """apply batch norm after the ReLU"""
     dropout: Fraction = 0.0
-    """dropout rate at the end"""
+    """dropout rate per element, after the batch norm"""
 
     @field_validator("dropout")
     @classmethod

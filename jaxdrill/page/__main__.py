@@ -25,7 +25,8 @@ def parser() -> Parser:
     made.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=runs)
     out = "file to write (default: %(default)s)"
     made.add_argument("--out", type=Path, default=Path("page.html"), metavar="FILE", help=out)
-    seeds = "maximum number of seeds per run (default: up to 5, while the page stays small)"
+    seeds = "maximum number of seeds per run; later seeds are left out if the page would exceed "
+    seeds += "about 400 kB (default: 5)"
     made.add_argument("--seeds", type=int, metavar="INT", help=seeds)
     return made
 
