@@ -36,15 +36,16 @@ def replace_tables(text: str, tables: Sequence[str]) -> str:
 def short_table(analyses: Sequence[Analysis]) -> str:
     """Return the README's table: one row per step, with its verdict."""
     lines = [
-        "| step | parameters | test accuracy % | 95 % interval | verdict |",
-        "| --- | --: | --: | --: | --- |",
+        "| step | parameters | test accuracy % | 95 % interval | baseline | verdict |",
+        "| --- | --: | --: | --: | --- | --- |",
     ]
     for each in analyses:
-        parameters, verdict = each.run.metadata["parameters"], each.change and each.change.verdict
+        parameters, change = each.run.metadata["parameters"], each.change
         low, high = (f"{100 * bound:.2f}" for bound in each.last.interval or (0, 0))
         lines.append(
             f"| {each.label} | {parameters:,} | {tables.percent(each.last)} | "
-            f"{low} to {high} | {verdict or '-'} |"
+            f"{low} to {high} | {change.baseline if change else '-'} | "
+            f"{change.verdict if change else '-'} |"
         )
     return "\n".join(lines)
 
@@ -55,13 +56,15 @@ def speed_table(found: Mapping[str, Any]) -> str:
     Args:
         found: the results of `benchmarks.compare`.
     """
-    rows = [
-        (f"training step, network of {key.replace('_', ' ', 1)}", each, 1000 / each["steps"], "ms")
-        for key, each in sorted(found["training_steps"].items())
-    ]
-    rows.append(("epoch of step 5", found["epochs"]["step_5"], 1, "s"))
+    rows = []
+    for key, each in sorted(found["training_steps"].items()):
+        title = f"training step, network of {key.replace('_', ' ', 1)}, batch {each['batch_size']}"
+        rows.append((title, each, 1000 / each["steps"], "ms"))
+    rows.append(("epoch of step 5, batch 128", found["epochs"]["step_5"], 1, "s"))
     names = workers.PYTORCH
-    lines = [f"| | jaxdrill | {' | '.join(names)} | best |", "| --- " + "| --: " * 6 + "|"]
+    titles = " | ".join(f"{name} (ratio)" for name in names)
+    lines = [f"| | jaxdrill (time) | {titles} | fastest (ratio, range) |"]
+    lines.append("| --- " + "| --: " * 6 + "|")
     for title, result, scale, unit in rows:
         ratios = " | ".join(f"{result[name]['ratio']:.2f}" for name in names)
         best = result[result["best_pytorch"]]

@@ -85,8 +85,8 @@ def test_readme_quotes_the_measured_speed():
     )
     (low, slowest), (high, fastest) = ratios[0], ratios[-1]
     quoted = (
-        f"it is {low:.2f} ({slowest}) to {high:.2f} times ({fastest}) as fast as "
-        "[PyTorch's best configuration]"
+        f"a training step is {low:.2f} times ({slowest}) to {high:.2f} times ({fastest}) as fast "
+        "as in [PyTorch's fastest configuration]"
     )
     assert quoted in (ROOT / "README.md").read_text().replace("\n", " ")
 

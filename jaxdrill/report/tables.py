@@ -98,9 +98,9 @@ def results(analyses: Sequence[Analysis]) -> ReportTable:
                 "epochs": f"{a.run.epochs}",
                 "s/epoch": f"{np.median(a.run.metrics['seconds']):.1f}",
                 "seeds": f"{len(a.run.seeds)}",
-                f"last {a.run.split} %": percent(a.last),
+                f"{a.run.split} % (last epoch)": percent(a.last),
                 "95 % interval": _interval(a.last),
-                f"best {a.run.split} %": percent(a.best),
+                f"{a.run.split} % (best epoch)": percent(a.best),
             }
             | ({"notebook's best % (epoch)": _notebook(a)} if a.has_target else {})
             for a in analyses
@@ -131,13 +131,17 @@ def comparisons(analyses: Sequence[Analysis], detect: float | None = None) -> Re
             "step": label,
             "baseline": change.baseline,
             "seeds": f"{change.seeds}",
-            "difference (points)": points(change.mean),
+            "difference (percentage points)": points(change.mean),
             "95 % interval": " to ".join(map(points, change.interval or ())) or "-",
             "p": _number(change.p_value, ".2g"),
             f"corrected p ({tests} test{'s' * (tests > 1)})": _number(change.p_holm, ".2g"),
-            "smallest detectable (points)": _number(change.detectable, ".3f", 100),
+            "smallest detectable (percentage points)": _number(change.detectable, ".3f", 100),
         }
-        | ({f"seeds to detect {detect:g} points": _seeds(change, detect)} if detect else {})
+        | (
+            {f"seeds to detect {detect:g} percentage points": _seeds(change, detect)}
+            if detect
+            else {}
+        )
         | {"verdict": change.verdict}
         for label, change in compared
     ]

@@ -31,7 +31,7 @@ def test_readme_py_replaces_tables_and_draws_the_ladder(shared_drill, tmp_path, 
     comparisons = "| step | baseline | x |\n| old |"
     files["README"].write_text("Before\n\n| step | parameters | x |\n| old |\n\nafter\n")
     files["RESULTS"].write_text(f"Before\n\n{results}\n\nbetween\n\n{comparisons}\n\nafter\n")
-    files["SPEED"].write_text("Before\n\n| | jaxdrill | old |\n\nafter\n")
+    files["SPEED"].write_text("Before\n\n| | jaxdrill (time) | old |\n\nafter\n")
     readme.main()
     written = files["SPEED"].read_text().removeprefix("Before\n\n").removesuffix("\n\nafter\n")
     assert written in (ROOT / "docs" / "speed.md").read_text()  # Nobody edited a figure by hand.

@@ -116,7 +116,8 @@ def test_missing_pictures_and_missing_augmentation_have_different_messages(tmp_p
 def test_detect_adds_the_number_of_seeds(shared_drill, written, tmp_path):
     assert report.main([str(shared_drill), "--detect", "0.5", "--out", str(tmp_path)]) == 0
     text = (tmp_path / "report.md").read_text()
-    assert "| smallest detectable (points) | seeds to detect 0.5 points | verdict |" in text
+    headers = "smallest detectable (percentage points) | seeds to detect 0.5 percentage points"
+    assert f"| {headers} | verdict |" in text
     # The differences between steps 5 and 4 have a standard deviation of 0.0577 percentage points,
     # for which three seeds are enough.
     assert "| 0.0051 | 0.0051 | 0.188 | 3 | helped |" in text

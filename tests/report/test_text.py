@@ -95,8 +95,8 @@ def test_describe_the_detectable_difference_and_the_gap(tmp_path):
     assert table.header[5:] == [
         "p",
         "corrected p (1 test)",
-        "smallest detectable (points)",
-        "seeds to detect 1 points",
+        "smallest detectable (percentage points)",
+        "seeds to detect 1 percentage points",
         "verdict",
     ]
     assert table.rows[0][5:] == ["0.27", "0.27", "4.986", "21", "inconclusive"]

@@ -95,13 +95,15 @@ def lines(found: dict[str, Any]) -> str:
         len(found["disks"]["wrong"]) + len(found["faults"]["wrong"]),
     )
     others, wrong = found["faults"]["tried"], len(found["files"]["wrong"])
+    same = "every result was bit-identical"
+    read = "every file was read correctly or rejected with a one-line error"
     return (
-        f"- {kills} kills (SIGKILL, SIGTERM), at each change of a file, inside each write, at "
-        f"random: {lost} runs lost a bit.\n"
-        f"- {full} full disks, {others} tests of other faults, from flipped bytes to lost "
-        f"processes: {failed} failed.\n"
-        f"- {found['files']['files']:,} damaged and hostile files, read by every reader: "
-        f"{wrong} were neither read correctly nor rejected with a one-line error."
+        f"- {kills} kills (SIGKILL, SIGTERM) at each file change, inside each write and at random "
+        f"times: {f'{lost} results were not bit-identical' if lost else same}.\n"
+        f"- {full} tests with a full disk and {others} tests of other failures, from flipped bytes "
+        f"to lost processes: {failed} failed.\n"
+        f"- {found['files']['files']:,} damaged and hostile files of all formats: "
+        f"{f'{wrong} files were neither read correctly nor rejected' if wrong else read}."
     )
 
 
