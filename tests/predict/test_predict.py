@@ -198,5 +198,5 @@ def test_other_peoples_digits(tmp_path, capsys):
     assert main([str(RUN), str(tmp_path), "--json"]) == 0
     found = np.array([each["digit"] for each in predictions(capsys)])
     right = int((found == labels[:300]).sum())
-    stated = re.search(r"together read (\d+)", (ROOT / "docs" / "guide.md").read_text())
+    stated = re.search(r"classifies (\d+) of scikit", (ROOT / "docs" / "guide.md").read_text())
     assert stated and abs(int(stated[1]) - right) <= 2 and right > 280
