@@ -44,7 +44,9 @@ def test_the_accelerator_benchmark_is_complete(tiny_recipe, tmp_path, digits):
     assert report["one_epoch_scan_xla_2_seeds"]["execution"]["epoch"] == "scan"
 
 
-@pytest.mark.parametrize("step", ["1", "3", "6"])
+@pytest.mark.parametrize(
+    "step", ["3", *(pytest.param(each, marks=pytest.mark.slow) for each in ("1", "6"))]
+)
 def test_contenders_train_the_same_network(step, digits):
     recipe = config.load(step)
     flax = other_contenders.Flax(recipe, digits)

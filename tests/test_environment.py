@@ -56,7 +56,10 @@ def nobody(tmp_path) -> list[str]:
     return command
 
 
-@pytest.mark.parametrize("home", [[], ["HOME=/nonexistent"], ["HOME=/dev/null"]])
+@pytest.mark.parametrize(
+    "home",
+    [[], ["HOME=/dev/null"], pytest.param(["HOME=/nonexistent"], marks=pytest.mark.slow)],
+)
 def test_data_without_a_home(nobody, home, tmp_path):
     code = "from jaxdrill import data; from jaxdrill.errors import exit_code\n"
     code += "exit_code(lambda: print(data.load('auto', offline=True).name))"

@@ -47,6 +47,7 @@ def test_it_uses_only_the_public_api(cells):
     }
 
 
+@pytest.mark.slow
 def test_it_runs(tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed (.[notebook])")
     import nbformat

@@ -91,7 +91,7 @@ def test_characters_that_cannot_be_encoded_are_escaped(encoding, monkeypatch):
 
 @pytest.mark.parametrize("stream", ["closed pipe", "full disk", "closed", "none", "ascii"])
 def test_no_stream_stops_a_training(
-    stream, few_digits, tiny_recipe, tmp_path, monkeypatch, finished
+    stream, few_digits, tiny_recipe, tmp_path, monkeypatch, finished, compiled_once
 ):
     """All epochs of both seeds are trained, and the ± of the summary is printed."""
     streams = {

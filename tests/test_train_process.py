@@ -112,6 +112,7 @@ def test_a_whole_run_without_a_network(tiny_recipe, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_signal_in_the_middle_of_an_epoch(tiny_recipe, tmp_path, capsys):
     """The run is resumed to the same bits as a run without a stop."""
     command = ["--step", str(tiny_recipe), "--batch-size", "32", "--epochs", "2"]

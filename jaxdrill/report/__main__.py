@@ -16,7 +16,7 @@ Several runs are compared, and the report says which steps helped.
 examples:
   jaxdrill report                           # all runs in the folder runs
   jaxdrill report runs/step_4 runs/step_5   # two runs
-  jaxdrill report runs --detect 0.05        # also: how many seeds detect 0.05 points?"""
+  jaxdrill report runs --detect 0.05        # add: seeds to detect 0.05 points"""
 
 
 def parser() -> Parser:
@@ -26,7 +26,7 @@ def parser() -> Parser:
     made.add_argument(
         "runs", nargs="*", type=Path, default=[Path("runs")], metavar="RUN", help=runs
     )
-    detect = "print the number of seeds that detects a difference of FLOAT percentage points"
+    detect = "add the number of seeds needed to detect a difference of FLOAT percentage points"
     made.add_argument("--detect", type=_points, metavar="FLOAT", help=detect)
     out = "folder of the report (default: RUN, or the folder that contains all RUNs)"
     made.add_argument("--out", type=Path, metavar="FOLDER", help=out)

@@ -185,6 +185,7 @@ def test_mnist_as_pictures(mnist_dir, tmp_path, capsys):
     assert (found == kept["labels"]).mean() > 0.99
 
 
+@pytest.mark.slow
 def test_other_peoples_digits(tmp_path, capsys):
     """Read 300 of scikit-learn's digits, drawn large. The docs state the number recognised."""
     images, labels = load_digits(return_X_y=True)

@@ -6,7 +6,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from jaxdrill.config.layers import Conv
 from jaxdrill.training.fit import fit
+
+# Everything that training and evaluation treat differently, and fast to compile.
+ONE_LAYER = (Conv(conv=10, kernel=28, batch_norm=True, dropout=0.1, relu=False),)
 
 
 def changed(recipe, **fields):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT
-from groups import changed, kept, one, results, state_after
+from groups import ONE_LAYER, changed, kept, one, results, state_after
 
 from jaxdrill.config.config import Average
 from jaxdrill.data import FILES, Dataset
@@ -63,11 +63,12 @@ def test_an_epoch_counts_every_image(compiled, digits):
 @pytest.mark.parametrize("evaluation_batch", [1000, 70, 7])
 def test_evaluation_is_exact_for_any_batch(tiny, digits, monkeypatch, evaluation_batch):
     monkeypatch.setattr(trainer, "EVALUATION_BATCH", evaluation_batch)
-    compiled = Trainer(tiny, digits)
+    recipe = changed(tiny, network=ONE_LAYER)
+    compiled = Trainer(recipe, digits)
     state = compiled.init(root_keys([1]))
     batches = loop.evaluation_batches(compiled, digits.test_images, digits.test_labels)
     sums, found = loop.evaluate(compiled, state, batches)
-    logits = logits_of(tiny, one(state), digits.test_images)
+    logits = logits_of(recipe, one(state), digits.test_images)
     expected = metrics.compute(logits, digits.test_labels.astype(np.int32))
     assert (int(one(sums).count), int(one(sums).correct)) == (360, int(expected.correct))
     np.testing.assert_allclose(one(sums).mean_loss, expected.mean_loss, rtol=1e-5)
@@ -84,12 +85,13 @@ def test_training_images_are_evaluated_without_dropout_and_augmentation(
     """All 1,437 images or evenly spaced ones; each counts once, whatever the batches."""
     monkeypatch.setattr(trainer, "EVALUATION_BATCH", evaluation_batch)
     monkeypatch.setattr(loop, "TRAINING_SUBSET", subset)
-    compiled = Trainer(tiny, digits)
+    recipe = changed(tiny, network=ONE_LAYER)
+    compiled = Trainer(recipe, digits)
     state = compiled.init(root_keys([1]))
     found = one(loop.evaluate_training(compiled, state, digits))
     indices = np.linspace(0, 1436, min(subset, 1437)).round().astype(int)
     assert len(set(indices.tolist())) == len(indices) and (indices[0], indices[-1]) == (0, 1436)
-    logits = logits_of(tiny, one(state), digits.train_images[indices])
+    logits = logits_of(recipe, one(state), digits.train_images[indices])
     expected = metrics.compute(logits, digits.train_labels[indices].astype(np.int32))
     assert (int(found.count), int(found.correct)) == (len(indices), int(expected.correct))
     np.testing.assert_allclose(found.mean_loss, expected.mean_loss, rtol=1e-5)
@@ -161,12 +163,13 @@ def test_resuming_at_any_step_gives_the_same_bits(compiled, pair, digits, stop_a
         )
 
 
-def test_the_ema_of_the_weights_is_evaluated(tiny, digits, compiled):
-    averaged = Trainer(changed(tiny, average=Average(decay=0.9).model_dump()), digits)
-    last, plain = results(averaged, digits, [1])[-1], results(compiled, digits, [1])[-1]
+def test_the_ema_of_the_weights_is_evaluated(tiny, digits):
+    recipe = changed(tiny, network=ONE_LAYER)
+    averaged = Trainer(changed(recipe, average=Average(decay=0.9).model_dump()), digits)
+    last, plain = (results(each, digits, [1])[-1] for each in (averaged, Trainer(recipe, digits)))
     assert plain.state.average is None
     chex.assert_trees_all_equal(last.state.params, plain.state.params)
-    logits = logits_of(tiny, one(last.state), digits.test_images)
+    logits = logits_of(recipe, one(last.state), digits.test_images)
     np.testing.assert_allclose(last.logits[0], logits, rtol=1e-4, atol=1e-4)
     assert not np.allclose(last.logits, plain.logits, atol=1e-2)
     rest = results(averaged, digits, [1], state_after(averaged, digits, [1], 2))
@@ -195,6 +198,7 @@ def test_a_loss_that_is_not_finite_stops_at_once(tiny, digits):
 
 def test_a_batch_may_be_the_whole_dataset(tiny):
     arrays = np.zeros((5, 28, 28, 1), np.uint8), np.arange(5, dtype=np.uint8)
-    few, recipe = Dataset("few", *arrays, *arrays), changed(tiny, batch_size=5, epochs=1)
+    few = Dataset("few", *arrays, *arrays)
+    recipe = changed(tiny, network=ONE_LAYER, batch_size=5, epochs=1)
     (result,) = results(Trainer(recipe, few), few, [1])
     assert (int(one(result.train).count), int(one(result.test).count), result.step) == (5, 5, 1)

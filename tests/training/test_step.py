@@ -51,7 +51,15 @@ def test_logits_agree_with_pytorch(name, mode):
     np.testing.assert_allclose(logits, GOLDEN[f"{name}/logits_{mode}"], atol=1e-5)
 
 
-@pytest.mark.parametrize("case", list(parity_inputs.OPTIMIZERS))
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=pytest.mark.slow)
+        if case in ("step_1_sgd_0.9", "sgd_0.95")
+        else case
+        for case in parity_inputs.OPTIMIZERS
+    ],
+)
 def test_20_training_steps_agree_with_pytorch(case):
     name, optimizer_name, momentum, learning_rate = parity_inputs.OPTIMIZERS[case]
     recipe, graph, params, batch_stats, convolutions = network_with(name)

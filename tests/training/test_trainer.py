@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT
-from groups import changed, final, one, results, state_after
+from groups import ONE_LAYER, changed, final, one, results, state_after
 from jax import export
 
 from benchmarks import compile_ahead
@@ -51,7 +51,7 @@ def calls(each):
 def test_no_program_is_queued_behind_another(tiny, digits, monkeypatch):
     """On two CPU devices, queued programs with all-reduces can deadlock, and XLA then aborts."""
     monkeypatch.setattr(trainer, "EVALUATION_BATCH", 7)
-    compiled, ready = Trainer(tiny, digits), []
+    compiled, ready = Trainer(changed(tiny, network=ONE_LAYER), digits), []
     compiled.compile()
     call = trainer.Function.__call__
 
@@ -112,7 +112,7 @@ def test_a_scan_may_resume_within_an_epoch(compiled, scanned, digits):
     np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
-@pytest.mark.parametrize("convolution", ["xla", "im2col"])
+@pytest.mark.parametrize("convolution", ["im2col", pytest.param("xla", marks=pytest.mark.slow)])
 def test_every_form_of_convolution_computes_the_same(tiny, digits, compiled, convolution):
     other = Trainer(changed(tiny, execution={"convolution": convolution}), digits)
     assert (compiled.execution.convolution, other.execution.convolution) == ("rows", convolution)
@@ -128,7 +128,9 @@ def test_every_form_of_convolution_computes_the_same(tiny, digits, compiled, con
         pytest.param(  # as on a GPU
             [5, 6, 7], {"epoch": "scan", "convolution": "im2col"}, marks=pytest.mark.slow
         ),
-        ([5, 6, 7, 8], {"epoch": "scan", "convolution": "im2col"}),  # two on each of two devices
+        pytest.param(  # two on each of two devices
+            [5, 6, 7, 8], {"epoch": "scan", "convolution": "im2col"}, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_seeds_trained_together_equal_seeds_trained_alone(tiny, digits, compiled, seeds, execution):
@@ -161,15 +163,19 @@ def describe(step, seeds, platform, **flags):
     return Trainer(recipe, compile_ahead.mnist(), seeds, mesh, platform)
 
 
-@pytest.mark.parametrize("platform", ["cuda", "rocm", "tpu"])
+AFFINE = {"augmentation__scale": "0.07", "augmentation__interpolation": "bilinear"}
+FAST = [("cuda", "5", 1, {}), ("rocm", "4_adam", 8, {}), ("tpu", "5", 8, AFFINE)]
+SLOW = [
+    (platform, *case)
+    for platform in ("cuda", "rocm", "tpu")
+    for case in (("5", 1, {}), ("5", 8, {}), ("4_adam", 8, {}), ("5", 8, AFFINE))
+    if (platform, *case) not in FAST
+]
+
+
 @pytest.mark.parametrize(
-    ("step", "seeds", "flags"),
-    [
-        ("5", 1, {}),
-        ("5", 8, {}),
-        ("4_adam", 8, {}),
-        ("5", 8, {"augmentation__scale": "0.07", "augmentation__interpolation": "bilinear"}),
-    ],
+    ("platform", "step", "seeds", "flags"),
+    [*FAST, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)],
 )
 def test_every_function_is_lowered_for_absent_devices(platform, step, seeds, flags):
     described = describe(step, seeds, platform, **flags)
