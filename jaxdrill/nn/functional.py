@@ -25,7 +25,7 @@ def batch_norm(
     """Normalize x or ReLU(x) by the statistics of the batch (Ioffe and Szegedy, 2015).
 
     For the plain formula and its gradient, XLA reads and writes x about twice as often, and needs
-    twice as many all-reduces.
+    twice the number of all-reduces.
 
     Args:
         x: float32[C, H, W, B].

@@ -21,7 +21,7 @@ from jaxdrill.training.optimizer import make_optimizer, make_schedule
 from jaxdrill.training.random import Stream, root_key, stream
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "parity.npz")
-ONE_LAYER = (Conv(conv=10, kernel=28, relu=False),)
+LINEAR = (Conv(conv=10, kernel=28, relu=False),)
 
 
 def network_with(name):
@@ -132,7 +132,7 @@ def test_label_smoothing_is_trained_and_not_reported(tiny):
     """One step of SGD without momentum follows the gradient of the smoothed loss."""
     recipe = changed(
         tiny,
-        network=ONE_LAYER,
+        network=LINEAR,
         augmentation={"rotation_degrees": 0.0},
         loss={"label_smoothing": 0.2},
         optimizer={"momentum": 0.0, "learning_rate": 1.0},
@@ -140,7 +140,7 @@ def test_label_smoothing_is_trained_and_not_reported(tiny):
     optimizer = make_optimizer(recipe.optimizer, make_schedule(Schedule(), 1.0, 1, 1))
     state = step.init_state(recipe, optimizer, root_key(0))
     images, labels = (array[0] for array in parity_inputs.batches())
-    train_step = jax.jit(step.make_train_step(recipe, network.make_graph(ONE_LAYER), optimizer))
+    train_step = jax.jit(step.make_train_step(recipe, network.make_graph(LINEAR), optimizer))
     after, sums = train_step(state, images, jnp.array(labels), root_key(0))
     pixels = np.asarray(network.normalize(jnp.array(images)), np.float64).reshape(len(labels), -1)
     logits = pixels @ np.asarray(state.params["conv1"]["kernel"], np.float64).reshape(-1, 10)
@@ -168,7 +168,7 @@ def test_the_average_by_hand():
 
 def test_each_image_of_each_step_has_its_own_keys(tiny, monkeypatch):
     """Augmentation and dropout have keys that nothing else has."""
-    recipe, keys_used = changed(tiny, network=ONE_LAYER), []
+    recipe, keys_used = changed(tiny, network=LINEAR), []
 
     def spy_augment(augmentation, keys, images):
         keys_used.append(keys)
