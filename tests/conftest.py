@@ -19,6 +19,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 from drawings import browsers, chromium, drill_page, measured_run, page_file  # noqa: E402, F401
 from runs_in_parts import command, compiled_once, copy, finished  # noqa: E402, F401
+import groups
 from runs_on_disk import drill, shared_drill, trained  # noqa: E402, F401
 
 from jaxdrill import config, data  # noqa: E402
@@ -26,7 +27,7 @@ from jaxdrill import config, data  # noqa: E402
 ROOT = Path(__file__).parent.parent
 TINY = """
 epochs = 2
-batch_size = 512
+batch_size = 479  # no last, smaller batch that must be compiled too
 data = "digits"
 network = [
   { conv = 4, kernel = 5, batch_norm = true, dropout = 0.1 },  # 24x24
@@ -84,6 +85,12 @@ def tiny_recipe(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny(tiny_recipe) -> config.Config:
     return config.load(str(tiny_recipe))
+
+
+@pytest.fixture(scope="session")
+def one_layer(tiny) -> config.Config:
+    """Return a recipe of one layer that compiles in half the time. The last batch is smaller."""
+    return groups.changed(tiny, network=groups.ONE_LAYER, batch_size=512)
 
 
 @pytest.fixture(scope="session")

@@ -44,7 +44,7 @@ def test_pictures_of_custom_data_are_predicted_as_its_idx_file(tmp_path, capsys,
     for part, span in (("train", slice(360, None)), ("test", slice(0, 360))):
         (folder / f"{part}-images").write_bytes(idx_bytes(images[span]))
         (folder / f"{part}-labels").write_bytes(idx_bytes(labels[span]))
-    (tmp_path / "tiny.toml").write_text(TINY.replace("512", "64"))
+    (tmp_path / "tiny.toml").write_text(TINY.replace("479", "64"))
     command = [
         "--step",
         str(tmp_path / "tiny.toml"),

@@ -110,7 +110,7 @@ def test_a_schedule_with_a_horizon_is_not_resumed_for_more_epochs(copy, command,
     ("flags", "message"),
     [
         ("--optimizer.learning-rate 0.02", "optimizer.learning_rate = 0.01; now it is 0.02."),
-        ("--batch-size 64", "batch_size = 512; now it is 64."),
+        ("--batch-size 64", "batch_size = 479; now it is 64."),
         (
             "--execution.matmul-precision bfloat16",
             "execution.matmul_precision = float32; now it is bfloat16.",

@@ -28,7 +28,7 @@ MODULES = (
     "predict.__main__",
     "export.__main__",
 )
-RECIPE = TINY.replace("512", "100")
+RECIPE = TINY.replace("479", "100")
 CHANGES: dict[str, Change] = {
     "run.json": damage.of_json,
     "config.json": damage.of_json,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT
-from groups import ONE_LAYER, changed, kept, one, results, state_after
+from groups import changed, kept, one, results, state_after
 
 from jaxdrill.config.config import Average
 from jaxdrill.data import FILES, Dataset
@@ -24,14 +24,14 @@ from jaxdrill.training.trainer import Trainer, root_keys
 
 
 @pytest.fixture(scope="module")
-def compiled(tiny, digits):
-    return Trainer(tiny, digits)
+def compiled(one_layer, digits):
+    return Trainer(one_layer, digits)
 
 
 @pytest.fixture(scope="module")
-def pair(tiny, digits):
+def pair(one_layer, digits):
     """Two seeds, one per device."""
-    return Trainer(tiny, digits, 2)
+    return Trainer(one_layer, digits, 2)
 
 
 def logits_of(recipe, state, images):
@@ -61,14 +61,13 @@ def test_an_epoch_counts_every_image(compiled, digits):
 
 
 @pytest.mark.parametrize("evaluation_batch", [1000, 70, 7])
-def test_evaluation_is_exact_for_any_batch(tiny, digits, monkeypatch, evaluation_batch):
+def test_evaluation_is_exact_for_any_batch(one_layer, digits, monkeypatch, evaluation_batch):
     monkeypatch.setattr(trainer, "EVALUATION_BATCH", evaluation_batch)
-    recipe = changed(tiny, network=ONE_LAYER)
-    compiled = Trainer(recipe, digits)
+    compiled = Trainer(one_layer, digits)
     state = compiled.init(root_keys([1]))
     batches = loop.evaluation_batches(compiled, digits.test_images, digits.test_labels)
     sums, found = loop.evaluate(compiled, state, batches)
-    logits = logits_of(recipe, one(state), digits.test_images)
+    logits = logits_of(one_layer, one(state), digits.test_images)
     expected = metrics.compute(logits, digits.test_labels.astype(np.int32))
     assert (int(one(sums).count), int(one(sums).correct)) == (360, int(expected.correct))
     np.testing.assert_allclose(one(sums).mean_loss, expected.mean_loss, rtol=1e-5)
@@ -80,27 +79,26 @@ def test_evaluation_is_exact_for_any_batch(tiny, digits, monkeypatch, evaluation
     ("evaluation_batch", "subset"), [(1000, 10_000), (70, 1000), (7, 360), (1000, 100)]
 )
 def test_training_images_are_evaluated_without_dropout_and_augmentation(
-    tiny, digits, monkeypatch, evaluation_batch, subset
+    one_layer, digits, monkeypatch, evaluation_batch, subset
 ):
     """All 1,437 images or evenly spaced ones; each counts once, whatever the batches."""
     monkeypatch.setattr(trainer, "EVALUATION_BATCH", evaluation_batch)
     monkeypatch.setattr(loop, "TRAINING_SUBSET", subset)
-    recipe = changed(tiny, network=ONE_LAYER)
-    compiled = Trainer(recipe, digits)
+    compiled = Trainer(one_layer, digits)
     state = compiled.init(root_keys([1]))
     found = one(loop.evaluate_training(compiled, state, digits))
     indices = np.linspace(0, 1436, min(subset, 1437)).round().astype(int)
     assert len(set(indices.tolist())) == len(indices) and (indices[0], indices[-1]) == (0, 1436)
-    logits = logits_of(recipe, one(state), digits.train_images[indices])
+    logits = logits_of(one_layer, one(state), digits.train_images[indices])
     expected = metrics.compute(logits, digits.train_labels[indices].astype(np.int32))
     assert (int(found.count), int(found.correct)) == (len(indices), int(expected.correct))
     np.testing.assert_allclose(found.mean_loss, expected.mean_loss, rtol=1e-5)
 
 
-def test_equal_seeds_are_paired_across_recipes(tiny, digits):
+def test_equal_seeds_are_paired_across_recipes(one_layer, compiled, digits):
     """With the same network, a seed has the same initial weights and the same order of images."""
-    other = changed(tiny, augmentation={"rotation_degrees": 0.0}, optimizer={"momentum": 0.5})
-    trainers = [Trainer(recipe, digits) for recipe in (tiny, other)]
+    fields = {"augmentation": {"rotation_degrees": 0.0}, "optimizer": {"momentum": 0.5}}
+    trainers = [compiled, Trainer(changed(one_layer, **fields), digits)]
     old, new = (each.init(root_keys([7])) for each in trainers)
     chex.assert_trees_all_equal((old.params, old.batch_stats), (new.params, new.batch_stats))
     orders = [np.asarray(each.shuffle(root_keys([7]), jnp.int32(3))) for each in trainers]
@@ -119,21 +117,24 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(compiled, d
 
 
 def test_the_random_generator_of_the_environment_has_no_effect(
-    tiny_recipe, compiled, digits, tmp_path
+    one_layer, compiled, digits, tmp_path
 ):
     """Neither another generator nor the older layout of Threefry."""
     code = """
 import sys, numpy as np, jax
-from jaxdrill import config, data
+from jaxdrill import data
+from jaxdrill.config.config import Config
 from jaxdrill.training.fit import fit
 from jaxdrill.training.trainer import Trainer
 few = np.load(sys.argv[2])
 digits = data.Dataset("digits", *(few[name] for name in data.FILES))
-*_, last = fit(Trainer(config.load(sys.argv[1]), digits), digits, [1])
+recipe = Config.model_validate_json(open(sys.argv[1]).read())
+*_, last = fit(Trainer(recipe, digits), digits, [1])
 np.save(sys.argv[3], last.logits)
 """
     np.savez(tmp_path / "few.npz", **{name: getattr(digits, name) for name in FILES})
-    files = [tiny_recipe, tmp_path / "few.npz", tmp_path / "logits.npy"]
+    (tmp_path / "config.json").write_text(one_layer.model_dump_json())
+    files = [tmp_path / name for name in ("config.json", "few.npz", "logits.npy")]
     environment = os.environ | {
         "JAX_DEFAULT_PRNG_IMPL": "rbg",
         "JAX_THREEFRY_PARTITIONABLE": "0",
@@ -163,13 +164,12 @@ def test_resuming_at_any_step_gives_the_same_bits(compiled, pair, digits, stop_a
         )
 
 
-def test_the_ema_of_the_weights_is_evaluated(tiny, digits):
-    recipe = changed(tiny, network=ONE_LAYER)
-    averaged = Trainer(changed(recipe, average=Average(decay=0.9).model_dump()), digits)
-    last, plain = (results(each, digits, [1])[-1] for each in (averaged, Trainer(recipe, digits)))
+def test_the_ema_of_the_weights_is_evaluated(one_layer, compiled, digits):
+    averaged = Trainer(changed(one_layer, average=Average(decay=0.9).model_dump()), digits)
+    last, plain = (results(each, digits, [1])[-1] for each in (averaged, compiled))
     assert plain.state.average is None
     chex.assert_trees_all_equal(last.state.params, plain.state.params)
-    logits = logits_of(recipe, one(last.state), digits.test_images)
+    logits = logits_of(one_layer, one(last.state), digits.test_images)
     np.testing.assert_allclose(last.logits[0], logits, rtol=1e-4, atol=1e-4)
     assert not np.allclose(last.logits, plain.logits, atol=1e-2)
     rest = results(averaged, digits, [1], state_after(averaged, digits, [1], 2))
@@ -183,8 +183,8 @@ def test_the_diverging_seed_of_a_group_is_named(pair, digits):
         list(fit(pair, digits, [7, 8], jax.device_put(broken, pair.by_seed)))
 
 
-def test_a_loss_that_is_not_finite_stops_at_once(tiny, digits):
-    wild, losses = changed(tiny, optimizer={"learning_rate": 1e30}), []
+def test_a_loss_that_is_not_finite_stops_at_once(one_layer, digits):
+    wild, losses = changed(one_layer, optimizer={"learning_rate": 1e30}), []
     with pytest.raises(RunError) as error:
         list(
             fit(Trainer(wild, digits), digits, [1], watch=lambda s, n, loss, t: losses.append(loss))
@@ -196,9 +196,9 @@ def test_a_loss_that_is_not_finite_stops_at_once(tiny, digits):
     assert re.match(message, str(error.value))
 
 
-def test_a_batch_may_be_the_whole_dataset(tiny):
+def test_a_batch_may_be_the_whole_dataset(one_layer):
     arrays = np.zeros((5, 28, 28, 1), np.uint8), np.arange(5, dtype=np.uint8)
     few = Dataset("few", *arrays, *arrays)
-    recipe = changed(tiny, network=ONE_LAYER, batch_size=5, epochs=1)
+    recipe = changed(one_layer, batch_size=5, epochs=1)
     (result,) = results(Trainer(recipe, few), few, [1])
     assert (int(one(result.train).count), int(one(result.test).count), result.step) == (5, 5, 1)
