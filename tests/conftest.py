@@ -17,9 +17,9 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
+import groups  # noqa: E402
 from drawings import browsers, chromium, drill_page, measured_run, page_file  # noqa: E402, F401
 from runs_in_parts import command, compiled_once, copy, finished  # noqa: E402, F401
-import groups
 from runs_on_disk import drill, shared_drill, trained  # noqa: E402, F401
 
 from jaxdrill import config, data  # noqa: E402
@@ -57,14 +57,13 @@ def shell(text: str, cwd: Path, *prefix: str, **environment: str) -> tuple[int, 
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _programs_are_compiled_once(tmp_path_factory):
-    """Share a cache of compiled programs between all tests and the processes that they start."""
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(shared / "programs"))
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+def _programs_are_compiled_once(pytestconfig):
+    """Share compiled programs between tests, the processes that they start, and later test runs."""
+    folder = pytestconfig.cache.mkdir("programs")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +75,7 @@ def _own_cache(tmp_path_factory, monkeypatch):
 
 @pytest.fixture(scope="session")
 def tiny_recipe(tmp_path_factory) -> Path:
-    """Return a recipe file with dropout, rotation and batch norm that compiles in a second."""
+    """Return a recipe file with dropout, rotation and batch norm that compiles in 4 s."""
     path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
     path.write_text(TINY)
     return path

@@ -83,6 +83,7 @@ def finished(tiny_recipe, tmp_path_factory, digits) -> Path:
             "load_arrays",
             lambda: tuple(getattr(digits, name) for name in data.FILES),
         )
+        patch.setattr(session, "Trainer", make_once)
         assert (
             main(
                 [

@@ -65,7 +65,7 @@ def test_a_new_kind_is_composed_of_others(monkeypatch):
         logits, moved = network.apply(graph, params, stats, x, train=True, keys=keys)
         return (logits**2).sum(), moved
 
-    gradient, moved = jax.grad(loss, has_aux=True)(params)
+    gradient, moved = jax.jit(jax.grad(loss, has_aux=True))(params)
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient))
     assert not np.array_equal(
         moved["residual1"]["inner"]["conv1"]["batch_norm"]["mean"], np.zeros(4)
