@@ -17,7 +17,6 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
-import groups  # noqa: E402
 from drawings import browsers, chromium, drill_page, measured_run, page_file  # noqa: E402, F401
 from runs_in_parts import command, compiled_once, copy, finished  # noqa: E402, F401
 from runs_on_disk import drill, shared_drill, trained  # noqa: E402, F401
@@ -89,6 +88,8 @@ def tiny(tiny_recipe) -> config.Config:
 @pytest.fixture(scope="session")
 def one_layer(tiny) -> config.Config:
     """Return a recipe of one layer that compiles in half the time. The last batch is smaller."""
+    import groups  # tests/training is not in the path of tests/soak.
+
     return groups.changed(tiny, network=groups.ONE_LAYER, batch_size=512)
 
 

@@ -174,10 +174,17 @@ def first_group(config: Config) -> list[int]:
 
 
 def _groups(config: Config, seeds: Sequence[int]) -> list[list[int]]:
-    """Split seeds into groups that this machine trains together."""
+    """Split seeds into groups that this machine trains together.
+
+    Raises:
+        UsageError: a process has nothing to compute for a group.
+    """
     per_device = devices.max_seeds_per_device(config, jax.local_devices()[0])
     together = config.execution.seeds_together
-    return devices.plan_groups(seeds, len(jax.devices()), per_device, together)
+    groups = devices.plan_groups(seeds, len(jax.devices()), per_device, together)
+    for group in groups:
+        devices.make_mesh(len(group), config.batch_size)  # fails if a process has no device
+    return groups
 
 
 def _check_same_command(mine: dict[str, Any]) -> None:

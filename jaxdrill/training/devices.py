@@ -18,7 +18,7 @@ from jax.sharding import AxisType, Mesh
 
 from jaxdrill.config.config import Config, Execution
 from jaxdrill.config.layers import infer_shapes
-from jaxdrill.errors import RunError, print_error
+from jaxdrill.errors import RunError, UsageError, print_error
 
 # Minimum images per device. With fewer, communication costs more than sharding saves. The vectors
 # of a TPU hold 128 images and are padded if there are fewer. The value for GPUs is a guess.
@@ -116,6 +116,9 @@ def make_mesh(num_seeds: int, batch_size: int, devices: Sequence[Any] | None = N
 
     It has the largest number of devices that divides the seeds, and then the largest that divides a
     batch into shards of at least MIN_SHARD images.
+
+    Raises:
+        UsageError: a process has none of these devices.
     """
     devices = jax.devices() if devices is None else devices
     over_seeds = max(n for n in range(1, len(devices) + 1) if num_seeds % n == 0)
@@ -123,6 +126,14 @@ def make_mesh(num_seeds: int, batch_size: int, devices: Sequence[Any] | None = N
     max_shards = max(1, min(len(devices) // over_seeds, batch_size // min_shard))
     shards = max(n for n in range(1, max_shards + 1) if batch_size % n == 0)
     used = np.array(devices[: over_seeds * shards]).reshape(over_seeds, shards)
+    working = {device.process_index for device in used.flat}
+    if idle := {device.process_index for device in devices} - working:
+        work = f"{num_seeds} seed(s) with batches of {batch_size} images use {used.size}"
+        raise UsageError(
+            f"{work} of {len(devices)} devices, so process {min(idle)} has nothing to compute. "
+            "Start fewer processes, or pass another --seeds, --batch-size or "
+            "--execution.seeds-together."
+        )
     return Mesh(used, ("seeds", "batch"), axis_types=(AxisType.Auto, AxisType.Auto))
 
 

@@ -10,7 +10,7 @@ from conftest import ROOT
 
 from jaxdrill import config
 from jaxdrill.config.config import Execution
-from jaxdrill.errors import RunError
+from jaxdrill.errors import RunError, UsageError
 from jaxdrill.training import devices
 
 
@@ -60,6 +60,20 @@ def test_a_tpus_shard_fills_its_vectors(batch_size, shards):
     )
 
 
+@pytest.mark.parametrize(
+    ("seeds", "batch_size", "idle"),
+    [(1, 128, None), (2, 1, 2), (3, 128, 3), (1, 33, 1), (6, 31, 3), (5, 128, None)],
+)
+def test_a_process_without_a_device_is_rejected(seeds, batch_size, idle):
+    """Each of four processes has one device."""
+    four = [Device("gpu", None, n, process=n) for n in range(4)]
+    if idle is None:
+        assert devices.make_mesh(seeds, batch_size, four).size == 4
+        return
+    with pytest.raises(UsageError, match=f"of 4 devices, so process {idle} has nothing to comp"):
+        devices.make_mesh(seeds, batch_size, four)
+
+
 def test_too_small_a_shard_is_not_worth_a_device(monkeypatch):
     monkeypatch.setitem(devices.MIN_SHARD, "cpu", 65)
     assert devices.make_mesh(1, 128).size == 1
@@ -102,8 +116,8 @@ def test_strategies_by_platform():
 class Device:
     """One that reports so many bytes of memory, or nothing."""
 
-    def __init__(self, platform, limit, number=0):
-        self.platform, self.limit, self.id, self.process_index = platform, limit, number, 0
+    def __init__(self, platform, limit, number=0, process=0):
+        self.platform, self.limit, self.id, self.process_index = platform, limit, number, process
         self.device_kind, self.client = platform, None
 
     def memory_stats(self):

@@ -19,7 +19,8 @@ from jaxdrill.runs import checkpoints
 from jaxdrill.training import processes
 
 LOST = "jaxdrill: another process of this run has ended or cannot be reached. The saved state is "
-SLOWLY = "--optimizer.learning-rate", "0.002"  # With larger rates, rounding grows too much.
+# Batches that two processes can share. With larger rates, rounding grows too much.
+SLOWLY = "--batch-size", "512", "--optimizer.learning-rate", "0.002"
 
 
 def free_address() -> str:

@@ -139,7 +139,8 @@ for losses, state in found.values():
 @pytest.mark.slow
 def test_a_run_continues_on_another_number_of_devices(tiny_recipe, tmp_path, capsys):
     """And says that its results are then not identical to those of the other."""
-    train = ["--step", str(tiny_recipe), "--workdir", str(tmp_path), "--epochs"]
+    recipe = ["--step", str(tiny_recipe), "--batch-size", "512", "--workdir"]
+    train = [*recipe, str(tmp_path), "--epochs"]
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "4"}
     subprocess.run(
         [sys.executable, "-m", "jaxdrill.main", *train, "1"], check=True, cwd=ROOT, env=environment
@@ -148,7 +149,7 @@ def test_a_run_continues_on_another_number_of_devices(tiny_recipe, tmp_path, cap
     said = "digits seed 1: The devices changed from 1 x 4 cpu to 1 x 2 cpu. "
     said += "Results are statistically equivalent to those of one layout, not identical."
     assert said in capsys.readouterr().out
-    assert main(["--step", str(tiny_recipe), "--workdir", str(tmp_path / "other")]) == 0
+    assert main([*recipe, str(tmp_path / "other")]) == 0
     found, other = (
         [
             json.loads(line)["train_loss"]
