@@ -21,7 +21,7 @@ from jaxdrill import data
 EPOCHS, BATCH_SIZE, LEARNING_RATE, MOMENTUM = 20, 128, 0.01, 0.95
 DECAY_FACTOR, DECAY_EPOCHS = 0.1, 5  # Every 5 epochs the learning rate is multiplied by 0.1.
 MAX_DEGREES, FILL_VALUE = 7.0, 1  # maximum rotation; value of pixels from outside the image
-MEAN, STANDARD_DEVIATION = 0.1307, 0.3081  # of MNIST's training pixels, scaled to 0..1
+MEAN, STANDARD_DEVIATION = 0.1307, 0.3081  # of MNIST's training pixels in 0..1, for every dataset
 
 torch_uniform = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # PyTorch's default
 Conv = functools.partial(nnx.Conv, use_bias=False, kernel_init=torch_uniform)
@@ -46,10 +46,10 @@ class Network(nnx.Module):
     """Compute logits float32[B, 10] from images [B, 28, 28, 1] with pixels 0..255."""
 
     def __init__(self, rngs: nnx.Rngs) -> None:
-        self.block1 = Block(1, 10, size=3, padding=0, dropout=0.05, rngs=rngs)  # 26x26
+        self.block1 = Block(1, 10, size=3, padding=0, dropout=0.05, rngs=rngs)  # output 26x26
         self.block2 = Block(10, 16, size=3, padding=0, dropout=0.05, rngs=rngs)  # 24x24
         self.block3 = Block(16, 10, size=1, padding=0, dropout=0.0, rngs=rngs)  # 24x24
-        self.block4 = Block(10, 20, size=3, padding=0, dropout=0.05, rngs=rngs)  # 10x10
+        self.block4 = Block(10, 20, size=3, padding=0, dropout=0.05, rngs=rngs)  # after pool: 10x10
         self.block5 = Block(20, 16, size=3, padding=0, dropout=0.05, rngs=rngs)  # 8x8
         self.block6 = Block(16, 10, size=3, padding=0, dropout=0.05, rngs=rngs)  # 6x6
         self.block7 = Block(10, 16, size=3, padding=1, dropout=0.0, rngs=rngs)  # 6x6
@@ -82,7 +82,7 @@ def create_state(key: Array, epochs: int, steps_per_epoch: int) -> TrainState:
 
 
 def rotate(image: Array, degrees: Array) -> Array:
-    """Rotate an image [S, S, 1] counter-clockwise about its centre, to the nearest pixel."""
+    """Rotate an image [S, S, 1] counter-clockwise about its center by nearest-neighbor sampling."""
     offset = jnp.arange(len(image), dtype=jnp.float32) - (len(image) - 1) / 2
     y, x = jnp.meshgrid(offset, offset, indexing="ij")
     sine, cosine = jnp.sin(jnp.deg2rad(degrees)), jnp.cos(jnp.deg2rad(degrees))
@@ -100,13 +100,13 @@ def loss_fn(params: Any, state: TrainState, images: Array, labels: Array, key: A
 
 @jax.jit
 def train_step(state: TrainState, images: Array, labels: Array, key: Array) -> Any:
-    """Return the next state, and the loss before the update. Pass the same key in every step."""
+    """Return the next state and the loss. Pass the same key in each step: the step is folded in."""
     rotation_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
     degrees = jax.random.uniform(rotation_key, labels.shape, jnp.float32, -MAX_DEGREES, MAX_DEGREES)
     images = jax.vmap(rotate)(images.astype(jnp.float32), degrees)
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
     (loss, stats), grads = value_and_grad(state.params, state, images, labels, dropout_key)
-    return state.apply_gradients(grads=grads, batch_stats=stats), loss
+    return state.apply_gradients(grads=grads, batch_stats=stats), loss  # loss before the update
 
 
 @jax.jit
@@ -122,17 +122,17 @@ def evaluate(state: TrainState, images: Array, labels: Array) -> Array:
 def main() -> None:
     """Train, and print the training loss and the test accuracy of each epoch."""
     parser = argparse.ArgumentParser(description="Train step 5 of the drill.")
-    parser.add_argument("--data", default="auto", help="mnist, fashion_mnist, kmnist or digits")
+    names = "mnist, fashion_mnist, kmnist, digits, or auto: mnist, else digits"
+    parser.add_argument("--data", default="auto", help=names)
     parser.add_argument("--data-dir", type=Path, help="folder with the dataset's four files")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-
     dataset = data.load(args.data, args.data_dir)
     images, labels = jax.device_put((dataset.train_images, dataset.train_labels))
     test_data = jax.device_put((dataset.test_images, dataset.test_labels))
     starts = range(0, len(labels), BATCH_SIZE)  # The last batch of an epoch is smaller.
-    key = jax.random.key(args.seed, impl="rbg")  # The default, threefry, compiles slowly on CPU.
+    key = jax.random.key(args.seed, impl="rbg")  # compiles faster on CPU than the default, threefry
     init_key, shuffle_key, step_key = jax.random.split(key, 3)
     state = create_state(init_key, args.epochs, steps_per_epoch=len(starts))
     for epoch in range(args.epochs):

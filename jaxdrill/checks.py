@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 CHECK = """\
 Compare the mean accuracy of the seeds after the last epoch with a minimum, for each run.
-The exit code is 0 if all runs reach the minimum, otherwise 3.
+The exit code is 0 if all runs pass, otherwise 3.
 
 examples:
-  jaxdrill check runs/step_5 --min-accuracy 0.994               # the mean is at least 99.4 %
+  jaxdrill check runs/step_5 --min-accuracy 0.994               # mean is at least 99.4 %
   jaxdrill check runs --min-accuracy 0.99                       # all runs in a folder
-  jaxdrill check runs/step_5 --min-accuracy 0.994 --confident   # a t-test shows that it is above"""
+  jaxdrill check runs/step_5 --min-accuracy 0.994 --confident   # t-test: mean is above 99.4 %"""
 
 VERIFY = """\
 Train the first epochs of a run twice, once without interruption and once stopped and resumed.

@@ -40,7 +40,7 @@ commands:
 """
 TRAIN = """\
 Train one or several steps of the drill, or your own recipe, and write a run folder for each.
-An unfinished run is resumed. Every field of the recipe can be overridden by a flag.
+An unfinished run is resumed. Flags override all fields of the recipe except extends and network.
 
 examples:
   jaxdrill train --step 5 --seeds 3                # step 5 with seeds 1, 2 and 3
@@ -123,7 +123,10 @@ def parser(arguments: Sequence[str] = ()) -> Parser:
     about = "start over; the existing run folder is renamed"
     add("--restart", action="store_true", help=about)
     add("--distributed", nargs="?", const="auto", metavar="TEXT", help=DISTRIBUTED)
-    about = "print the complete recipe and the layer table, and exit"
+    about = (
+        "print the complete recipe and the layer table, mark the fields that differ from the "
+        "parent recipe, and exit"
+    )
     add("--dry-run", action="store_true", help=about)
     shown = config.resolve(names[0] if len(names) == 1 else "5")
     group = made.add_argument_group(f"recipe (defaults of {shown.name})")

@@ -149,14 +149,16 @@ class Config(StrictModel):
     """mnist, fashion_mnist, kmnist, digits, or a name for your idx files in --data-dir; auto is
     mnist, or digits if mnist cannot be downloaded"""
     hold_out: NonNegativeInt = 0
-    """number of training images that are held out and evaluated instead of the test images"""
+    """number of training images that are held out as the validation split"""
     fold: NonNegativeInt = 0
-    """fold to hold out, counted from 1; 0 holds out a random selection, the same for all seeds"""
+    """number of the held-out fold, from 1; the folds are stratified and disjoint, and have about
+    hold_out images each; 0 holds out a stratified random selection, the same for all seeds; only
+    with hold_out above 0"""
     evaluate_on: Literal["auto", "validation", "test"] = "auto"
     """split that is evaluated; auto is validation if images are held out, otherwise test"""
     init_from: str = ""
-    """safetensors file with initial weights, from jaxdrill or with PyTorch's names; without a file
-    the weights are random"""
+    """safetensors file with initial weights, written by jaxdrill, or with the state_dict names of
+    jaxdrill export --to pytorch; without a file the weights are random"""
     augmentation: Augmentation = Augmentation()
     loss: Loss = Loss()
     optimizer: Optimizer = Optimizer()

@@ -69,7 +69,7 @@ class Conv(Layer):
     padding: NonNegativeInt = 0
     """zeros added on each side, in pixels"""
     separable: bool = False
-    """use a 1x1 convolution followed by a depthwise convolution"""
+    """use a 1x1 convolution, then a depthwise convolution (the reverse of the usual order)"""
     relu: bool = True
     """apply ReLU after the convolution; the default is false in the last convolution"""
     batch_norm: bool = False

@@ -9,8 +9,8 @@ from jaxdrill.errors import Parser, exit_code, say
 from jaxdrill.export import FORMATS, export
 
 ABOUT = """\
-Write a trained network as a file for another runtime: ONNX, StableHLO or safetensors.
-The network takes images uint8[N, 28, 28] and returns logits float32[N, 10].
+Export a trained network as a program (stablehlo, onnx), or as weights with the names of jaxdrill
+(safetensors) or PyTorch (pytorch). Programs map images uint8[N, 28, 28] to logits float32[N, 10].
 
 examples:
   jaxdrill export runs/step_5 --to onnx
@@ -21,7 +21,8 @@ examples:
 def parser() -> Parser:
     """Return the parser of the command's arguments."""
     made = Parser("jaxdrill export", ABOUT)
-    made.add_argument("run", type=Path, metavar="RUN", help="run folder, or a file in its weights/")
+    about = "run folder, or one weights file such as RUN/weights/seed_1.safetensors"
+    made.add_argument("run", type=Path, metavar="RUN", help=about)
     made.add_argument(
         "--to", required=True, choices=FORMATS, metavar="TEXT", help=", ".join(FORMATS)
     )

@@ -16,8 +16,8 @@ from jaxdrill.files import write_bytes
 BATCH, MAX_SHOWN = 500, 256  # images per call of a network, and in the picture of `--show`
 
 ABOUT = """\
-Predict which digit each image shows, by every seed of a run and by their ensemble.
-The ensemble predicts the digit with the highest mean probability.
+Predict the digit in each image with the network of every seed of a run, and with the ensemble of
+these networks. The ensemble predicts the digit with the highest mean probability.
 
 examples:
   jaxdrill predict runs/step_5 photo.png
@@ -28,11 +28,12 @@ examples:
 def parser() -> Parser:
     """Return the parser of the command's arguments."""
     made = Parser("jaxdrill predict", ABOUT)
-    made.add_argument("run", type=Path, metavar="RUN", help="run folder, or a file in its weights/")
+    about = "run folder, or one weights file such as RUN/weights/seed_1.safetensors"
+    made.add_argument("run", type=Path, metavar="RUN", help=about)
     images = "picture of any size and color, folder of pictures, or idx file of images"
     made.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help=images)
     made.add_argument("--json", action="store_true", help="print one JSON object per image")
-    shown = "write a PNG picture of the images that the networks received"
+    shown = "write a PNG of the images after preprocessing, as the networks receive them"
     made.add_argument("--show", type=Path, metavar="FILE", help=shown)
     return made
 

@@ -16,7 +16,7 @@ Several runs are compared, and the report says which steps helped.
 examples:
   jaxdrill report                           # all runs in the folder runs
   jaxdrill report runs/step_4 runs/step_5   # two runs
-  jaxdrill report runs --detect 0.05        # add: seeds to detect 0.05 points"""
+  jaxdrill report runs --detect 0.05        # also: how many seeds detect 0.05 percentage points"""
 
 
 def parser() -> Parser:
