@@ -113,7 +113,7 @@ class Average(StrictModel):
 class Execution(StrictModel):
     """How the work is distributed over devices.
 
-    These fields affect the speed. Results are statistically equivalent.
+    These fields affect the speed. Results are equal in distribution, but not bit-identical.
     """
 
     epoch: Literal["auto", "steps", "scan"] = "auto"

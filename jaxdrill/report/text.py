@@ -129,7 +129,7 @@ def caveats(runs: Sequence[FinishedRun]) -> list[str]:
         ),
         f"images.npz is missing in {missing}: the report cannot show those images.": missing,
         "The runs were made with different versions or machines (see the last section). On "
-        "different devices, the accuracies of a seed are statistically equivalent, not "
+        "different devices, the accuracies of a seed are equal in distribution, but not "
         "identical.": len({_environment(run.metadata) for run in runs}) > 1,
     }
     return [*lines, *(note for note, applies in notes.items() if applies)]

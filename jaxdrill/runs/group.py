@@ -119,7 +119,7 @@ class SeedGroup:
         if before != self.layout:
             say(
                 f"{self.name}: The devices changed from {before} to {self.layout}. Results are "
-                "statistically equivalent to those of one layout, not identical."
+                "equal in distribution to those of one layout, but not bit-identical."
             )
         like = self.trainer.template
         own = checkpoints.select(source, like, self.seeds) if processes.is_first() else None

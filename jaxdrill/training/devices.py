@@ -226,8 +226,8 @@ def make_cores_devices() -> None:
         if jax.default_backend() == "cpu" and count != cores():
             print_error(
                 f"warning: JAX already runs with {count} device(s) instead of {cores()}, so "
-                "results are statistically equivalent, not identical. Call this first, or set "
-                f"JAX_NUM_CPU_DEVICES={cores()}."
+                "results are equal in distribution, but not bit-identical. Call this first, or "
+                f"set JAX_NUM_CPU_DEVICES={cores()}."
             )
 
 

@@ -162,7 +162,8 @@ def test_caveats_name_the_folder(drill):
         "The runs have different numbers of epochs. Each run is evaluated after its last epoch.",
         f"images.npz is missing in {drill / 'step_4'}: the report cannot show those images.",
         "The runs were made with different versions or machines (see the last section). On "
-        "different devices, the accuracies of a seed are statistically equivalent, not identical.",
+        "different devices, the accuracies of a seed are equal in distribution, but not "
+        "identical.",
     ]
     assert "jax 0.9" in tables.sessions(runs).rows[5][2]
 

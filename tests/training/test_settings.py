@@ -147,7 +147,7 @@ def test_a_run_continues_on_another_number_of_devices(tiny_recipe, tmp_path, cap
     )
     assert main([*train, "2"]) == 0
     said = "digits seed 1: The devices changed from 1 x 4 cpu to 1 x 2 cpu. "
-    said += "Results are statistically equivalent to those of one layout, not identical."
+    said += "Results are equal in distribution to those of one layout, but not bit-identical."
     assert said in capsys.readouterr().out
     assert main([*recipe, str(tmp_path / "other")]) == 0
     found, other = (
