@@ -28,9 +28,6 @@ from jaxdrill.report import __main__ as report
 NOT_UTF_8 = os.fsdecode(b"caf\xe9")
 
 
-# Users and folders
-
-
 @pytest.fixture
 def nobody(tmp_path) -> list[str]:
     """Return a command prefix that runs as a user without an entry in /etc/passwd.
