@@ -106,6 +106,7 @@ class Parser(argparse.ArgumentParser):
         return "\n\n".join(filter(None, (self.about and self.about.strip(), super().format_help())))
 
     def error(self, message: str) -> NoReturn:
+        """Raise a UsageError instead of printing the usage and exiting."""
         raise UsageError(message)
 
     def _print_message(self, message: str, file: Any = None) -> None:
@@ -182,6 +183,7 @@ class _Terminal(logging.Handler):
     """Print progress to stdout, and each warning or error as one line to stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Write a record to its stream."""
         text = record.getMessage()
         if record.levelno < logging.WARNING:
             write(sys.stdout, f"{text}\n")

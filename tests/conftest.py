@@ -6,6 +6,7 @@ import os
 import struct
 import subprocess
 import sys
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,6 +60,11 @@ def shell(text: str, cwd: Path, *prefix: str, **environment: str) -> tuple[int, 
 def _programs_are_compiled_once(pytestconfig):
     """Share compiled programs between tests, the processes that they start, and later test runs."""
     folder = pytestconfig.cache.mkdir("programs")
+    for program in folder.glob("*-cache"):
+        try:
+            zlib.decompress(program.read_bytes())
+        except (zlib.error, OSError):  # A killed process wrote a part. JAX would never replace it.
+            program.unlink(missing_ok=True)
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])

@@ -74,8 +74,8 @@ STEPS = "1, 2, 3, 4, 4_adam, 5, 5_exponential, 6, 6_fast, 6_one, 6_small, all, o
             {},
             "train() trains one step, and step is all. Call it for each name of config.steps().",
         ),
-        (7, {}, f"there is no step 7 (steps: {STEPS})"),
-        (None, {}, f"there is no step None; did you mean 6_one? (steps: {STEPS})"),
+        (7, {}, f"step 7 does not exist (steps: {STEPS})"),
+        (None, {}, f"step None does not exist; did you mean 6_one? (steps: {STEPS})"),
     ],
 )
 def test_a_wrong_argument_has_the_message_of_the_command(

@@ -28,6 +28,7 @@ from jaxdrill.report import __main__ as report
 NOT_UTF_8 = os.fsdecode(b"caf\xe9")
 
 
+# Users and folders
 @pytest.fixture
 def nobody(tmp_path) -> list[str]:
     """Return a command prefix that runs as a user without an entry in /etc/passwd.
@@ -64,7 +65,7 @@ def test_data_without_a_home(nobody, home, tmp_path):
         [*nobody, *home, sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
     )
     cache = (
-        "a cache (there is no home folder)"
+        "a cache (the home folder is missing)"
         if not home
         else f"the cache {home[0][5:]}/tensorflow_datasets"
     )

@@ -12,13 +12,13 @@ from jaxdrill.main import main
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--step", "7"], "there is no step 7"),
-        (["--step", "step_4_adm"], "there is no step step_4_adm; did you mean 4_adam?"),
-        (["--step", "4-adam"], "there is no step 4-adam; did you mean 4_adam?"),
-        (["--step", "none.toml"], "there is no recipe none.toml"),
-        (["--step", "3,7"], "there is no step 7"),
+        (["--step", "7"], "step 7 does not exist"),
+        (["--step", "step_4_adm"], "step step_4_adm does not exist; did you mean 4_adam?"),
+        (["--step", "4-adam"], "step 4-adam does not exist; did you mean 4_adam?"),
+        (["--step", "none.toml"], "the recipe none.toml does not exist"),
+        (["--step", "3,7"], "step 7 does not exist"),
         (["--step", "3,4,step_3"], "--step 3,4,step_3 contains step_3 twice"),
-        (["--step", "3,"], "there is no step"),
+        (["--step", "3,"], "step does not exist (steps: "),
         (["--batchsize", "3"], "--batchsize is unknown; did you mean --batch-size?"),
         (
             ["--learning-rate=3"],

@@ -196,13 +196,13 @@ def _find(step: str) -> Path:
     if step.endswith(".toml"):
         if Path(step).is_file():
             return Path(step)
-        raise UsageError(f"there is no recipe {step}")
+        raise UsageError(f"the recipe {step} does not exist")
     name = step.removeprefix("step_")
     if (path := recipe_folder() / f"step_{name}.toml").is_file():
         return path
     names = [*(known.removeprefix("step_") for known in steps()), "all"]
     known = f"steps: {', '.join(names)}, or a .toml file"
-    raise UsageError(f"there is no step {step}{nearest(name, names)} ({known})")
+    raise UsageError(f"step {step} does not exist{nearest(name, names)} ({known})")
 
 
 def _chain(path: Path) -> Chain:
@@ -224,7 +224,7 @@ def _chain(path: Path) -> Chain:
         file = f"{base}".removesuffix(".toml") + ".toml"
         found = [folder / file for folder in (path.parent, recipe_folder())]
         if not (found := [each for each in found if each.is_file()]):
-            where = f"there is no {file} in its folder or among the built-in recipes"
+            where = f"{file} is neither in its folder nor a built-in recipe"
             raise UsageError(f"{path} extends {base}, but {where}")
         path = found[0]
 

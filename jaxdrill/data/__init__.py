@@ -178,7 +178,7 @@ def _cache_name() -> str:
     try:
         return f"the cache {download.cache_folder()}"
     except FileNotFoundError:
-        return "a cache (there is no home folder)"
+        return "a cache (the home folder is missing)"
 
 
 def _read_pack(name: str, checksums: list[str] | None = None) -> Dataset | None:

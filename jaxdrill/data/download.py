@@ -28,7 +28,7 @@ def cache_folder() -> Path:
             os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets"
         ).expanduser()
     except RuntimeError as error:
-        raise FileNotFoundError("There is no home folder.") from error
+        raise FileNotFoundError("The home folder is missing.") from error
 
 
 def registered_files(name: str) -> dict[str, tuple[str, Any]]:

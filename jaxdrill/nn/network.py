@@ -29,6 +29,7 @@ class _Keys:
         self._key, self._numbers = key, itertools.count()
 
     def params(self) -> jax.Array:
+        """Return the key of the next array, as `nnx.Rngs` does."""
         return jax.random.fold_in(self._key, next(self._numbers))
 
 

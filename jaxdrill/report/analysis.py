@@ -100,7 +100,7 @@ class Analysis:
         """The best test accuracy of the notebook within this run's number of epochs.
 
         The accuracy; its epoch, counted from 0; the fraction of seeds whose best accuracy is lower.
-        A seed with an equal accuracy counts half. None if there is no notebook.
+        A seed with an equal accuracy counts half. None without a notebook.
         """
         curve = notebook_accuracies(self.run.name, self.run.epochs) if self.has_target else []
         if not curve:

@@ -16,7 +16,7 @@ from scipy import optimize, stats
 TARGET = 0.994  # the drill's test accuracy
 TARGET_EPOCHS = 3  # number of final epochs that must reach the target in a seed that stays above it
 CONFIDENCE, ALPHA, POWER = 0.95, 0.05, 0.8
-MIN_SEEDS = 3  # With fewer seeds there is no interval and no test.
+MIN_SEEDS = 3  # needed for an interval and a test
 MAX_SEEDS = 1000  # limit of `seeds_needed`
 
 Verdict = Literal["helped", "hurt", "inconclusive", "single seed"]
@@ -58,11 +58,10 @@ class Difference:
         baseline: label of the baseline.
         seeds: number of seeds that both runs have.
         mean: mean of the differences.
-        deviation: sample standard deviation of the differences; None if there is no test.
-        interval: 95 % interval of the mean, not corrected for multiple tests; None if there is no
-            test.
-        p_value: of the two-sided paired t-test; None if there is no test, that is below MIN_SEEDS
-            or if all differences are equal.
+        deviation: sample standard deviation of the differences; None without a test.
+        interval: 95 % interval of the mean, not corrected for multiple tests; None without a test.
+        p_value: of the two-sided paired t-test; None without a test, which needs MIN_SEEDS seeds
+            and differences that are not all equal.
         p_holm: `p_value` after Holm's correction over `tests` tests.
         tests: number of tests that are shown together.
     """
@@ -91,7 +90,7 @@ class Difference:
 
         The significance level is 5 % divided by the number of tests (Bonferroni). A difference that
         passes Bonferroni's correction also passes Holm's. The result depends on the spread of the
-        differences, not on their mean. It is None if there is no test.
+        differences, not on their mean. It is None without a test.
         """
         if self.deviation is None:
             return None
@@ -100,7 +99,7 @@ class Difference:
     def seeds_to_detect(self, difference: float) -> int | None:
         """Return the number of seeds that detects a true `difference`, as `seeds_needed` does.
 
-        The result is None if there is no test, or if more than MAX_SEEDS seeds are needed.
+        The result is None without a test, or if more than MAX_SEEDS seeds are needed.
         """
         if self.deviation is None:
             return None

@@ -65,7 +65,7 @@ class Trainer:
         shuffle: keys, epoch int32[] -> order of the training images, int32[S, N].
         step: state, data, orders, keys -> state and mean loss float32[S] after one full batch.
         epoch: as `step`, after all full batches of an epoch; None if `execution.epoch` is `steps`.
-        rest: as `step`, for the last, smaller batch of an epoch; None if there is none.
+        rest: as `step`, for the last, smaller batch of an epoch; None if all are full.
         evaluate: state, totals, batch (images, labels, validity) -> Metrics of the totals with the
             batch, and its logits, float32[S, B, 10].
     """

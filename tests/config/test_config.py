@@ -59,7 +59,7 @@ def test_the_order_of_the_drill():
 
 def test_both_names_of_a_step():
     assert config.load("step_4_adam") == config.load("4_adam")
-    with pytest.raises(UsageError, match=r"there is no step step_4_adm; did you mean 4_adam\?"):
+    with pytest.raises(UsageError, match=r"step step_4_adm does not exist; did you mean 4_adam\?"):
         config.load("step_4_adm")
 
 

@@ -74,7 +74,10 @@ def test_a_flag_out_of_range(flag, text, message):
         ("epochs = ", "is not valid TOML"),
         ("\udcff", "is not encoded in UTF-8: line 1 contains the byte 0xff. Save it as UTF-8."),
         ('extends = "mine"', "extends itself: mine.toml -> mine.toml"),
-        ('extends = "step_9"', "extends step_9, but there is no step_9.toml"),
+        (
+            'extends = "step_9"',
+            "extends step_9, but step_9.toml is neither in its folder nor a built-in recipe",
+        ),
         (
             "",
             "network is (); allowed: a list of 1 to 100 layers, such as { conv = 10, kernel = 3 }",
@@ -166,9 +169,9 @@ def test_recipes_that_extend_each_other(tmp_path):
 
 
 def test_unknown_step_and_missing_file(tmp_path):
-    with pytest.raises(UsageError, match=r"there is no step 4_adm; did you mean 4_adam\?"):
+    with pytest.raises(UsageError, match=r"step 4_adm does not exist; did you mean 4_adam\?"):
         config.load("4_adm")
-    with pytest.raises(UsageError, match=r"there is no recipe .*none\.toml"):
+    with pytest.raises(UsageError, match=r"the recipe .*none\.toml does not exist"):
         config.load(str(tmp_path / "none.toml"))
 
 
